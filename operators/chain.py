@@ -1,0 +1,109 @@
+"""A job's preprocessing: decode, then the operators it names, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from operators.batch import Batch, describe, live_rows, object_array, take_rows
+from operators.decode import find_decoder
+from operators.embedders.base import Role
+from operators.errors import SpecError
+from operators.preprocess import Tokenizer, find_operator
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of a job, with its parameters."""
+
+    op: str
+    params: Mapping[str, Any]
+
+    def apply(self, batch: Batch, tokenizers: Mapping[str, Tokenizer]) -> Batch:
+        """Run the operator. `tokenizers` are those of the job's vector columns, by column."""
+        known = find_operator(self.op)
+        extra = {"tokenizer": tokenizers[self.params["column"]]} if known.needs_tokenizer else {}
+        return known.apply(batch, **self.params, **extra)
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """What of this step changes a vector's numbers."""
+        return {"op": self.op, "version": find_operator(self.op).version, "params": dict(self.params)}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Decoder of `modality`, then `steps`."""
+
+    modality: str
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def column(self) -> str:
+        """The batch column that decoding writes and the embedders read: "text" or "image"."""
+        return str(find_decoder(self.modality).COLUMN)
+
+    def run(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], role: Role = "document") -> Batch:
+        """Decode `content`, then apply the steps; queries skip the operators that are not `at_query`."""
+        batch = find_decoder(self.modality).decode(batch)
+        for step in self.steps:
+            if role == "document" or find_operator(step.op).at_query:
+                batch = apply_bisecting(step, batch, tokenizers)
+        return batch
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """What of the decoding and preprocessing changes a vector's numbers."""
+        return {
+            "modality": self.modality,
+            "decode": find_decoder(self.modality).VERSION,
+            "preprocess": [step.fingerprint_fields() for step in self.steps],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The chain as JSON-able values; `Chain.from_json` is the inverse."""
+        return {"modality": self.modality, "steps": [{"op": s.op, **s.params} for s in self.steps]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Chain:
+        """Rebuild a chain that `to_json` wrote."""
+        steps = [Step(s["op"], {k: v for k, v in s.items() if k != "op"}) for s in value["steps"]]
+        return cls(value["modality"], tuple(steps))
+
+
+def apply_bisecting(step: Step, batch: Batch, tokenizers: Mapping[str, Tokenizer]) -> Batch:
+    """Apply `step`; where it raises, halve the batch until the rows that make it raise stand alone, and reject these.
+
+    A `SpecError` passes: every row would raise it.
+    """
+    try:
+        return step.apply(batch, tokenizers)
+    except SpecError:
+        raise
+    except Exception as failure:  # an operator of a third party may raise anything; the row answers for it
+        rows = len(batch["id"])
+        if not len(live_rows(batch)):
+            return batch
+        if rows == 1:
+            return {**batch, "error": object_array([f"{step.op}: {describe(failure)}"])}
+        halves = [np.arange(rows // 2), np.arange(rows // 2, rows)]
+        return concat_batches([apply_bisecting(step, take_rows(batch, half), tokenizers) for half in halves])
+
+
+def concat_batches(batches: Sequence[Batch]) -> Batch:
+    """Join batches; a column that only some of them have is None elsewhere."""
+    names = list(dict.fromkeys(name for batch in batches for name in batch))
+    return {
+        name: np.concatenate([b[name] if name in b else np.full(len(b["id"]), None, dtype=object) for b in batches])
+        for name in names
+    }
+
+
+def reject_empty(batch: Batch) -> Batch:
+    """Reject the live rows of a text batch that hold no text, with the reason `empty`."""
+    errors = batch["error"].copy()
+    for row in live_rows(batch):
+        if not batch["text"][row].strip():
+            errors[row] = "preprocess: empty"
+    return {**batch, "error": errors}

@@ -1,0 +1,103 @@
+"""Feature hashing: deterministic vectors without a model, for tests, smoke runs and measuring a pipeline.
+
+Text: scikit-learn's `HashingVectorizer` over words (https://scikit-learn.org/stable/modules/feature_extraction.html).
+Images: a 16 x 16 RGB thumbnail, folded into `dim` numbers with signs from a fixed seed. Similar inputs do get similar
+vectors, but no quality is claimed. `delay_ms` sleeps for each row, to stand for a slow model.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from operators.batch import Batch, object_array
+from operators.embedders.base import EmbedderConfig, Role, normalize_rows
+
+THUMBNAIL = 16
+WORD = re.compile(r"\w+", re.UNICODE)
+
+
+class Config(EmbedderConfig):
+    """`dim` numbers a vector. `max_words` is the window: further words are cut, and the row says so."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"text", "image"})
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"delay_ms"})
+
+    family: Literal["hashing"] = "hashing"
+    dim: int = Field(default=256, ge=2, le=4096)
+    max_words: int | None = Field(default=None, ge=1)
+    delay_ms: float = Field(default=0.0, ge=0)
+
+    def resolve(self) -> Self:
+        """Nothing to look up."""
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """`dim`."""
+        return self.dim
+
+    @property
+    def window(self) -> int | None:
+        """`max_words`."""
+        return self.max_words
+
+    def prepare(self, batch: Batch, role: Role) -> Batch:
+        """Words as text, cut to the window; images as uint8 thumbnails (16, 16, 3)."""
+        if "text" in batch:
+            words = [WORD.findall(text) for text in batch["text"]]
+            limit = self.max_words
+            counts = np.array([len(w) for w in words], dtype=np.int64)
+            return {
+                "words": object_array([" ".join(w[:limit]) for w in words]),
+                "tokens": counts,
+                "truncated": counts > limit if limit else np.zeros(len(words), dtype=bool),
+                "cost": np.maximum(counts if limit is None else np.minimum(counts, limit), 1),
+            }
+        thumbnails = [np.asarray(image.resize((THUMBNAIL, THUMBNAIL))) for image in batch["image"]]
+        pixels = np.stack(thumbnails) if thumbnails else np.zeros((0, THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
+        return {"pixels": pixels, "cost": np.ones(len(pixels), dtype=np.int64)}
+
+    def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Spans of the words; every word is one token."""
+        found = [[(m.start(), m.end(), k) for k, m in enumerate(WORD.finditer(text))] for text in texts]
+        return [np.array(spans, dtype=np.int64).reshape(-1, 3) for spans in found]
+
+    def load(self, device: str, threads: int | None = None) -> HashingEmbedder:
+        """Nothing to load; `device` and `threads` do not matter."""
+        return HashingEmbedder(self)
+
+
+class HashingEmbedder:
+    """Hashes prepared rows; see `Config`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._vectorizer: Any = None
+        self._signs = np.random.default_rng(0).choice([-1.0, 1.0], size=THUMBNAIL * THUMBNAIL * 3)
+
+    def embed(self, prepared: Batch) -> np.ndarray:
+        """Vectors float32 (n, dim)."""
+        time.sleep(len(prepared["cost"]) * self.config.delay_ms / 1000)
+        vectors = self._embed_text(prepared["words"]) if "words" in prepared else self._embed_image(prepared["pixels"])
+        return normalize_rows(vectors) if self.config.normalize else vectors.astype(np.float32)
+
+    def _embed_text(self, words: np.ndarray) -> np.ndarray:
+        if self._vectorizer is None:
+            from sklearn.feature_extraction.text import HashingVectorizer
+
+            self._vectorizer = HashingVectorizer(
+                n_features=self.config.dim, norm=None, alternate_sign=False, token_pattern=r"(?u)\w+"
+            )
+        return np.asarray(self._vectorizer.transform(words).toarray()) if len(words) else np.zeros((0, self.config.dim))
+
+    def _embed_image(self, pixels: np.ndarray) -> np.ndarray:
+        flat = (pixels.reshape(len(pixels), len(self._signs)) / 255.0 - 0.5) * self._signs
+        folds = -(-flat.shape[1] // self.config.dim)
+        padding = folds * self.config.dim - flat.shape[1]
+        return np.pad(flat, ((0, 0), (0, padding))).reshape(len(flat), folds, self.config.dim).sum(axis=1)

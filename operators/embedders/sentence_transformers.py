@@ -1,0 +1,257 @@
+"""Text models of the sentence-transformers library: https://sbert.net.
+
+Preparation tokenises with the model's `tokenizer.json` alone, so that the tasks that read load neither torch nor
+transformers; the actor pads each batch to its longest row and runs the model's own modules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from operators.batch import Batch, object_array
+from operators.embedders.base import EmbedderConfig, Role, normalize_rows
+from operators.errors import MissingExtra, ModelNotFound, SpecError
+from operators.model_files import find_model, revision_of_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONFIG_FILES = ("*.json", "*.txt", "*.model")
+BODY_CONFIGS = tuple(
+    f"sentence_{body}_config.json"
+    for body in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # names that `encode_document` looks for, in its order
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+EXTRA = "family 'sentence_transformers' needs an extra: pip install 'latentlake[sentence-transformers]'"
+
+
+class Config(EmbedderConfig):
+    """A sentence-transformers model: a folder or a hub id.
+
+    Prompts are put before the text; where they are None the model's own (`config_sentence_transformers.json`) hold.
+    `max_tokens` narrows the model's window. What stands below it is filled in by `resolve`.
+    """
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"model", "query_prompt"})
+
+    family: Literal["sentence_transformers"] = "sentence_transformers"
+    model: str
+    revision: str | None = None
+    document_prompt: str | None = None
+    query_prompt: str | None = None
+    max_tokens: int | None = Field(default=None, ge=3)
+
+    dim: int | None = None
+    lowercase: bool | None = None
+
+    def resolve(self) -> Self:
+        """Pin the revision and read dimension, window and prompts from the model's files."""
+        folder, commit = find_model(self.model, self.revision, CONFIG_FILES)
+        if commit is None:
+            names = [n for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for n in folder.rglob(pattern)]
+            commit = revision_of_files([n for n in names if not skipped(n.relative_to(folder))], folder)
+        body = next((found for name in BODY_CONFIGS if (found := read_json(folder / name))), {})
+        prompts = read_json(folder / "config_sentence_transformers.json")
+        named = {name: prompt for name, prompt in (prompts.get("prompts") or {}).items() if prompt is not None}
+        default = named.get(prompts.get("default_prompt_name") or "", "")
+        document = next((named[name] for name in DOCUMENT_PROMPTS if name in named), default)
+        window = window_of(folder, body)
+        found = {
+            "revision": commit,
+            "dim": dimension_of(folder),
+            "lowercase": bool(body.get("do_lower_case", False)),
+            "max_tokens": window if self.max_tokens is None else min(self.max_tokens, window),
+            "document_prompt": document if self.document_prompt is None else self.document_prompt,
+            "query_prompt": named.get("query", default) if self.query_prompt is None else self.query_prompt,
+        }
+        if (found["document_prompt"] or found["query_prompt"]) and prompts_left_out(folder):
+            raise SpecError(
+                f"model '{self.model}' leaves its prompts out of pooling, which this family cannot do.\n"
+                '  Set document_prompt and query_prompt to "", or take another model.'
+            )
+        return self.model_copy(update=found)
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors, from the model's configuration files."""
+        assert self.dim is not None, "resolve() first"
+        return self.dim
+
+    @property
+    def window(self) -> int | None:
+        """The model's window, less its special tokens and the document prompt's."""
+        tokenizer, room = self._tokenizer(), self.max_tokens or 0
+        prompt = len(tokenizer.encode(self.document_prompt or "", add_special_tokens=False).ids)
+        return max(1, room - tokenizer.num_special_tokens_to_add(is_pair=False) - prompt)
+
+    def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token spans of each text, int64 (n, 3): start, end, word."""
+        encodings = self._tokenizer().encode_batch(self._cased(texts), add_special_tokens=False)
+        return [
+            np.array(
+                [(start, end, word or 0) for (start, end), word in zip(e.offsets, e.word_ids, strict=True)],
+                dtype=np.int64,
+            ).reshape(-1, 3)
+            for e in encodings
+        ]
+
+    def prepare(self, batch: Batch, role: Role) -> Batch:
+        """Token ids of each text (`input_ids`: int32 arrays), cut to the window; `tokens` counts them before the cut."""
+        prompt = (self.document_prompt if role == "document" else self.query_prompt) or ""
+        texts = self._cased([prompt + text for text in batch["text"]])
+        ids = [np.array(e.ids, dtype=np.int32) for e in self._tokenizer().encode_batch(texts)]
+        tokens = np.array([len(i) for i in ids], dtype=np.int64)
+        limit = self.max_tokens
+        too_long = np.flatnonzero(tokens > limit) if limit else np.zeros(0, dtype=np.int64)
+        if len(too_long):
+            cut = self._tokenizer(truncate=limit).encode_batch([texts[row] for row in too_long])
+            for row, encoding in zip(too_long, cut, strict=True):
+                ids[row] = np.array(encoding.ids, dtype=np.int32)
+        truncated = np.zeros(len(ids), dtype=bool)
+        truncated[too_long] = True
+        return {
+            "input_ids": object_array(ids),
+            "tokens": tokens,
+            "truncated": truncated,
+            "cost": np.array([len(i) for i in ids], dtype=np.int64),
+        }
+
+    def load(self, device: str, threads: int | None = None) -> SentenceTransformerEmbedder:
+        """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process."""
+        try:
+            import torch
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
+        except ImportError as failure:
+            raise MissingExtra(EXTRA) from failure
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        logging.disable_progress_bar()
+        folder, commit = find_model(self.model, self.revision, (*CONFIG_FILES, *WEIGHT_FILES))
+        model = SentenceTransformer(str(folder), device=device, revision=None if commit is None else self.revision)
+        return SentenceTransformerEmbedder(model.eval(), self)
+
+    def _tokenizer(self, truncate: int | None = None) -> Tokenizer:
+        folder, _ = find_model(self.model, self.revision, CONFIG_FILES)
+        return read_tokenizer(str(folder), truncate)
+
+    def _cased(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() for text in texts] if self.lowercase else list(texts)
+
+
+class SentenceTransformerEmbedder:
+    """A loaded model; see `Config`."""
+
+    def __init__(self, model: Any, config: Config) -> None:
+        self.model = model
+        self.config = config
+        self.pad_id = model.tokenizer.pad_token_id or 0
+        self.pad_left = model.tokenizer.padding_side == "left"
+
+    def embed(self, prepared: Batch) -> np.ndarray:
+        """Vectors float32 (n, dim) of token ids, padded to the longest row."""
+        import torch
+
+        rows = prepared["input_ids"]
+        if not len(rows):
+            return np.zeros((0, self.config.dimension), dtype=np.float32)
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if self.pad_left else slice(0, len(row))
+            ids[index, place] = row
+            mask[index, place] = 1
+        with torch.inference_mode():
+            features = {
+                "input_ids": torch.from_numpy(ids).to(self.model.device),
+                "attention_mask": torch.from_numpy(mask).to(self.model.device),
+            }
+            vectors = self.model(features)["sentence_embedding"].float().cpu().numpy()
+        return normalize_rows(vectors) if self.config.normalize else vectors
+
+
+@lru_cache(maxsize=16)
+def read_tokenizer(folder: str, truncate: int | None) -> Tokenizer:
+    """The tokenizer of a model's folder, without padding, cutting to `truncate` tokens where that is given."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as failure:
+        raise MissingExtra(EXTRA) from failure
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ModelNotFound(
+            f"model folder '{folder}' has no tokenizer.json.\n"
+            "  Save it once with AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    if truncate is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(truncate)
+    return tokenizer
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def skipped(name: Path) -> bool:
+    """Whether a file below the model's folder takes no part in the torch model."""
+    return name.parts[0] in ("onnx", "openvino") or any(part.startswith(".") for part in name.parts)
+
+
+def window_of(folder: Path, body: dict[str, Any]) -> int:
+    """Tokens that the model takes: its sentence-transformers window, else the least of tokenizer's and positions'."""
+    if body.get("max_seq_length"):
+        return int(body["max_seq_length"])
+    limits = [
+        read_json(folder / "tokenizer_config.json").get("model_max_length"),
+        read_json(folder / "config.json").get("max_position_embeddings"),
+    ]
+    known = [int(limit) for limit in limits if limit and 0 < limit < 10**9]
+    if not known:
+        raise ModelNotFound(f"model folder '{folder}' does not say its window; give `max_tokens`.")
+    return min(known)
+
+
+def prompts_left_out(folder: Path) -> bool:
+    """Whether a pooling module of the model leaves the tokens of a prompt out (Instructor models do)."""
+    configs = (read_json(path) for path in folder.glob("*_Pooling/config.json"))
+    return any(config.get("include_prompt") is False for config in configs)
+
+
+def dimension_of(folder: Path) -> int:
+    """Length of the vectors, from the configuration of the last module that changes it."""
+    modules = json.loads((folder / "modules.json").read_text()) if (folder / "modules.json").is_file() else []
+    for module in reversed(modules):
+        config = read_json(folder / module["path"] / "config.json")
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Dense":
+            return int(config["out_features"])
+        if kind == "Pooling":
+            width = int(config.get("embedding_dimension") or config["word_embedding_dimension"])
+            modes = config.get("pooling_mode")
+            if modes is None:
+                return width * max(1, sum(bool(on) for name, on in config.items() if name.startswith("pooling_mode_")))
+            return width * (1 if isinstance(modes, str) else len(modes))
+    body = read_json(folder / "config.json")
+    for name in ("hidden_size", "d_model", "dim"):
+        if name in body:
+            return int(body[name])
+    raise ModelNotFound(
+        f"model folder '{folder}' does not say the length of its vectors (no config.json with hidden_size)."
+    )

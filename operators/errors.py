@@ -1,0 +1,111 @@
+"""Every error we raise, as one tree.
+
+LatentLakeError
+├── SpecError                    the job or the call is wrong; nothing was started (exit 2)
+│   ├── InvalidSpec              a job file, with every mistake in it
+│   ├── UnknownName              a name no registry has, with the nearest ones
+│   ├── MissingExtra             a family whose libraries are not installed
+│   ├── ModelNotFound            a model, or weights, that cannot be found
+│   ├── PoolUnschedulable        an actor pool that the cluster can never hold
+│   ├── FingerprintMismatch      vectors of two origins would meet in one column
+│   └── SchemaMismatch           a column whose type the table already fixed otherwise
+├── NotFound                     a table, version, tag, column or row that is not there (exit 2)
+├── SourceError                  the source could not be listed (exit 1)
+├── AccountingError              an object is not accounted for; nothing was published (exit 1)
+├── GateRefused                  a gate refused publication (exit 3)
+└── WriterConflict               another writer changed the table (exit 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+
+class LatentLakeError(Exception):
+    """Base of the tree. `exit_code` is what the CLI ends with."""
+
+    exit_code: ClassVar[int] = 1
+    report: dict[str, Any] | None = None  # of the run that this error ended, where one was under way
+
+
+class SpecError(LatentLakeError):
+    """The job, or the call, is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class InvalidSpec(SpecError):
+    """A job with mistakes. `problems` holds one line for each: where it is, what it is, the remedy."""
+
+    def __init__(self, problems: Sequence[str], source: str = "job") -> None:
+        self.problems = list(problems)
+        self.source = source
+        count = f"{len(self.problems)} mistake{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
+
+    def __reduce__(self) -> tuple[type, tuple[list[str], str]]:
+        return type(self), (self.problems, self.source)
+
+
+class UnknownName(SpecError):
+    """A name that no registry has."""
+
+
+class MissingExtra(SpecError):
+    """The libraries of a family are not installed."""
+
+
+class ModelNotFound(SpecError):
+    """A model, or its weights, cannot be found."""
+
+
+class PoolUnschedulable(SpecError):
+    """An actor pool that the cluster can never hold."""
+
+
+class FingerprintMismatch(SpecError):
+    """Vectors of two origins would meet in one column."""
+
+
+class SchemaMismatch(SpecError):
+    """A column whose type the table has already fixed otherwise."""
+
+
+class NotFound(LatentLakeError):
+    """A table, version, tag, column or row that is not there."""
+
+    exit_code = 2
+
+
+class SourceError(LatentLakeError):
+    """The source could not be listed."""
+
+
+class AccountingError(LatentLakeError):
+    """An object is not accounted for; nothing was published."""
+
+
+class GateRefused(LatentLakeError):
+    """A gate refused publication; what readers see is unchanged."""
+
+    exit_code = 3
+
+
+class WriterConflict(LatentLakeError):
+    """Another writer changed the table between our read and our commit."""
+
+    exit_code = 4
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest to `name`: ` Did you mean 'x'?`, or the empty string."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownName:
+    """Build the error for a name that no registry has, naming the nearest and all known ones."""
+    names = sorted(known)
+    return UnknownName(f"no {what} '{name}'.{did_you_mean(name, names)}\n  Available: {', '.join(names) or 'none'}")

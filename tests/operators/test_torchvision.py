@@ -1,0 +1,216 @@
+"""The family beside plain torchvision, with real weights and real pictures."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentlake.provenance import fingerprint_of
+from operators.batch import Batch, make_batch, object_array
+from operators.chain import Chain
+from operators.embedders.torchvision import Config, cut_classifier, feature_dimension
+from operators.errors import ModelNotFound, UnknownName
+
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's documentation gives them
+
+
+@pytest.fixture(scope="module")
+def weights(data: Path) -> Path:
+    path = data / "weights" / "squeezenet1_0_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no weights at {path}: set LATENTLAKE_TEST_DATA")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(data: Path) -> list[Image.Image]:
+    paths = sorted((data / "cifar10").glob("*/0001.jpg"))[:8]
+    if len(paths) < 8:
+        pytest.skip(f"no pictures below {data / 'cifar10'}: set LATENTLAKE_TEST_DATA")
+    return [Image.open(path).convert("RGB") for path in paths]
+
+
+def batch_of(pictures: list[Image.Image]) -> Batch:
+    return {
+        **make_batch([str(k) for k in range(len(pictures))], [b""] * len(pictures)),
+        "image": object_array(pictures),
+    }
+
+
+def plain_vectors(weights: Path, pictures: list[Image.Image]) -> np.ndarray:
+    """Penultimate, pooled features, as torchvision's own parts give them."""
+    from safetensors.torch import load_file
+    from torchvision import transforms
+
+    model = torchvision.models.squeezenet1_0()
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    model.eval()
+    transform = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    )
+    with torch.no_grad():
+        features = model.features(torch.stack([transform(picture) for picture in pictures]))
+        return torch.nn.functional.adaptive_avg_pool2d(features, 1).flatten(1).numpy()
+
+
+def test_vectors_are_those_of_torchvision(weights: Path, pictures: list[Image.Image]):
+    odd = [pictures[0].resize((300, 200)), pictures[1].resize((225, 451))]
+    config = Config(model="squeezenet1_0", weights=str(weights)).resolve()
+    vectors = config.load("cpu", threads=1).embed(config.prepare(batch_of([*pictures, *odd]), "document"))
+    assert vectors.shape == (10, 512)
+    expected = plain_vectors(weights, [*pictures, *odd])
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+def test_pixels_are_those_of_torchvision(weights: Path, pictures: list[Image.Image]):
+    from torchvision import transforms
+
+    config = Config(model="squeezenet1_0", weights=str(weights), resize=40, crop=33, interpolation="bicubic").resolve()
+    pixels = config.prepare(batch_of(pictures), "document")["pixels"]
+    resize = transforms.Resize(40, interpolation=transforms.InterpolationMode.BICUBIC)
+    transform = transforms.Compose([resize, transforms.CenterCrop(33)])
+    np.testing.assert_array_equal(pixels, np.stack([np.asarray(transform(picture)) for picture in pictures]))
+
+
+def test_resolve_fills_in_the_usual_evaluation(weights: Path):
+    config = Config(model="squeezenet1_0", weights=str(weights), crop=200).resolve()
+    assert (config.resize, config.crop, config.interpolation, config.dim) == (256, 200, "bilinear", 512)
+    assert (list(config.mean or ()), list(config.std or ())) == (MEAN, STD)
+    assert config.prepared_bytes() == 200 * 200 * 3
+
+
+def test_the_revision_is_the_content_of_the_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def fingerprint(path: Path) -> str:
+        return fingerprint_of(Config(model="squeezenet1_0", weights=str(path)).resolve(), Chain("image"), "float32")
+
+    content = bytearray(weights.read_bytes())
+    copied = tmp_path / "elsewhere.safetensors"
+    copied.write_bytes(content)
+    assert fingerprint(copied) == fingerprint(weights)
+    content[-1] ^= 1
+    copied.write_bytes(content)
+    assert fingerprint(copied) != fingerprint(weights)
+
+
+def test_named_weights_say_how_pictures_are_prepared():
+    config = Config(model="vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1").resolve()  # nothing is downloaded
+    assert (config.resize, config.crop, config.interpolation, config.dim) == (384, 384, "bicubic", 768)
+    assert config.revision == "vit_b_16_swag-9ac1b537"
+    assert config.resolve() == config
+    default = Config(model="resnet18", weights="DEFAULT").resolve()
+    assert default.revision == "resnet18-f37072fd"
+    with pytest.raises(ModelNotFound, match="are resnet18-f37072fd, not resnet18-other"):
+        Config(model="resnet18", weights="DEFAULT", revision="resnet18-other").resolve()
+
+
+@pytest.mark.parametrize(
+    ("model", "dimension"),
+    [
+        ("squeezenet1_0", 512),
+        ("resnet18", 512),
+        ("vgg11", 4096),
+        ("vit_b_16", 768),
+        ("convnext_tiny", 768),
+        ("mobilenet_v3_small", 1024),
+        ("regnet_y_400mf", 440),
+        ("densenet121", 1024),
+        ("swin_t", 768),
+    ],
+)
+def test_dimensions(model: str, dimension: int):
+    assert feature_dimension(model) == dimension
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v3_small", "regnet_y_400mf", "resnet18"])
+def test_a_model_without_its_classifier_gives_what_it_would_classify(model: str):
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(model, weights=None).eval()
+    seen: list[Any] = []
+    last = [module for module in whole.modules() if isinstance(module, torch.nn.Linear)][-1]
+    hook = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole(images)
+        hook.remove()
+        dimension = cut_classifier(whole)
+        torch.testing.assert_close(whole(images).flatten(1), seen[0].flatten(1))
+    assert seen[0].shape == (2, dimension)
+
+
+def test_names_that_torchvision_does_not_have(weights: Path):
+    with pytest.raises(UnknownName, match=r"no torchvision model 'resnet19'\. Did you mean 'resnet1\d+'\?"):
+        Config(model="resnet19", weights=str(weights)).resolve()
+    with pytest.raises(UnknownName, match="no torchvision model 'resnet19'"):
+        Config(model="resnet19", weights="DEFAULT").resolve()
+    with pytest.raises(UnknownName, match=r"no weights of 'resnet50' 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"):
+        Config(model="resnet50", weights="IMAGENET1K_V3").resolve()
+    with pytest.raises(UnknownName):  # a detection model has no penultimate features
+        Config(model="fasterrcnn_resnet50_fpn", weights="DEFAULT").resolve()
+
+
+@pytest.mark.parametrize("path", ["/nowhere/w.safetensors", "w.pth", "folder/w"])
+def test_weights_that_are_not_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ModelNotFound, match=r"no weights file '.*'\. Give an existing file or a torchvision weights name"
+    ):
+        Config(model="resnet18", weights=path).resolve()
+
+
+class Payload:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return (Path.touch, (self.target,))
+
+
+def test_a_torch_file_of_tensors_loads(weights: Path, pictures: list[Image.Image], tmp_path: Path):
+    from safetensors.torch import load_file
+
+    torch.save(load_file(weights), tmp_path / "w.pth")
+    config = Config(model="squeezenet1_0", weights=str(tmp_path / "w.pth")).resolve()
+    vectors = config.load("cpu", threads=1).embed(config.prepare(batch_of(pictures[:2]), "document"))
+    np.testing.assert_allclose(vectors, plain_vectors(weights, pictures[:2]), atol=1e-4)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
+    target = tmp_path / "it ran"
+    torch.save({"weight": Payload(target)}, tmp_path / "w.pth")
+    config = Config(model="squeezenet1_0", weights=str(tmp_path / "w.pth")).resolve()
+    with pytest.raises((pickle.UnpicklingError, ModelNotFound)):
+        config.load("cpu")
+    assert not target.exists()
+
+
+def test_preparation_loads_no_torch(weights: Path):
+    config = Config(model="squeezenet1_0", weights=str(weights)).resolve()
+    code = """
+import json, sys
+from PIL import Image
+from operators.batch import make_batch, object_array
+from operators.embedders import load_config
+config = load_config(json.loads(sys.argv[1]))
+batch = {**make_batch(["a"], [b""]), "image": object_array([Image.new("RGB", (30, 40))])}
+assert config.prepare(batch, "document")["pixels"].shape == (1, 224, 224, 3)
+print(json.dumps(sorted(sys.modules)))
+"""
+    arguments = [sys.executable, "-c", code, json.dumps(config.model_dump(mode="json"))]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in json.loads(run.stdout)} & {"torch", "torchvision", "safetensors"}
