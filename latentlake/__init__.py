@@ -1,0 +1,17 @@
+"""The lake: versioned tables of vectors, and how to read and search them. Loads neither ray nor torch."""
+
+from importlib.metadata import version
+
+from latentlake.layout import check_layout
+
+# Before anything else of ours is imported: beside another package `operators`, the imports below fail obscurely.
+check_layout()
+
+from latentlake.lake import Lake, connect  # noqa: E402
+from latentlake.results import SearchResult  # noqa: E402
+from latentlake.table import Table  # noqa: E402
+from operators.errors import LatentLakeError  # noqa: E402
+
+__all__ = ["Lake", "LatentLakeError", "SearchResult", "Table", "__version__", "connect"]
+
+__version__ = version("latentlake")

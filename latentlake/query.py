@@ -1,0 +1,172 @@
+"""From what a reader asks with to a vector: the model that made the column embeds the query, as a query."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from latentlake.provenance import Provenance, check_fingerprint, identity_of
+from operators.batch import make_batch
+from operators.chain import Chain, reject_empty
+from operators.embedders.base import Embedder, EmbedderConfig
+from operators.errors import FingerprintMismatch, ModelNotFound, SpecError
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["text", "image", "file", "vector", "row"]
+
+TAKES = {"text": "text: a str, or a file of text as a Path", "image": "images: a Path, or a PIL image"}
+# What Pillow writes without loss, by format; other modes are made RGBA first.
+LOSSLESS = {"PNG": {"1", "L", "LA", "P", "RGB", "RGBA"}, "TIFF": {"I", "I;16", "I;16B", "F", "CMYK"}}
+
+
+def kind_of(query: Any) -> Kind:
+    """What a query is. Raises `SpecError` for what cannot be one."""
+    from PIL import Image
+
+    if isinstance(query, str):
+        return "text"
+    if isinstance(query, Path):
+        return "file"
+    if isinstance(query, Image.Image):
+        return "image"
+    if isinstance(query, (np.ndarray, list, tuple)):
+        return "vector"
+    raise SpecError(
+        f"a query cannot be of type {type(query).__name__}.\n"
+        "  Give a str (text), a pathlib.Path (a file), a PIL image, a vector, or `id=` of a row."
+    )
+
+
+def fits(kind: Kind, query: Any, stored: Provenance) -> bool:
+    """Whether a query may be meant for a column."""
+    if kind == "vector":
+        return np.shape(query) == (stored.dimension,)
+    return kind in ("file", "row") or kind == stored.modality
+
+
+def choose_column(kind: Kind, query: Any, columns: Mapping[str, Provenance], column: str | None, table: str) -> str:
+    """`column`, or without one the only vector column, or the only one that fits. Raises `SpecError`, listing them."""
+    if column is not None:
+        return column
+    if not columns:
+        raise SpecError(f"table '{table}' has no vector column to search.")
+    fitting = list(columns) if len(columns) == 1 else [n for n, stored in columns.items() if fits(kind, query, stored)]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = ", ".join(f"{n} ({stored.modality}, {stored.dimension} numbers)" for n, stored in columns.items())
+    count = "none of them fits" if not fitting else f"{len(fitting)} of them fit"
+    raise SpecError(
+        f"table '{table}' has {len(columns)} vector columns and {count} the query; name one with `column=`: {known}"
+    )
+
+
+def check_fits(kind: Kind, column: str, stored: Provenance) -> None:
+    """Raise `SpecError`, saying what the column takes, where a query of `kind` is of another modality."""
+    if kind in ("text", "image") and kind != stored.modality:
+        takes = TAKES.get(stored.modality, f"{stored.modality}: a Path")
+        hint = "\n  A str is always text: wrap a file's name in pathlib.Path." if kind == "text" else ""
+        raise SpecError(f"column '{column}' takes {takes}, or a vector; this query is {kind}.{hint}")
+
+
+def check_vector(vector: Any, column: str, stored: Provenance) -> np.ndarray:
+    """The vector as float32 (dim,). Raises `SpecError` where it cannot be searched with."""
+    try:
+        array = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as failure:
+        raise SpecError(f"a query vector holds numbers only: {failure}") from failure
+    if array.shape != (stored.dimension,):
+        raise SpecError(f"column '{column}' takes vectors of shape ({stored.dimension},); this one is {array.shape}.")
+    if not np.isfinite(array).all():
+        raise SpecError("the query's vector has entries that are not finite (NaN or infinite).")
+    if stored.metric == "cosine" and not array.any():
+        raise SpecError(
+            f"the query's vector is all zeros; column '{column}' compares directions (cosine), and it has none."
+        )
+    return array
+
+
+def content_of(query: Any, kind: Kind) -> str | bytes:
+    """A query as the content of an object, for the column's chain to decode. Raises `SpecError`."""
+    try:
+        if kind == "file":
+            return Path(query).expanduser().read_bytes()
+        return encode_image(query) if kind == "image" else str(query)
+    except OSError as failure:
+        name = f"file '{query}'" if kind == "file" else "image"
+        raise SpecError(f"cannot read the query's {name}: {failure.strerror or failure}") from failure
+
+
+def encode_image(image: Any) -> bytes:
+    """File of a PIL image, upright, which decodes to the same pixels as the file that the image was read from."""
+    from operators.decode.image import turn_upright
+
+    upright = image.copy()
+    turn_upright(upright)
+    found = next((name for name, modes in LOSSLESS.items() if upright.mode in modes), None)
+    file = io.BytesIO()
+    (upright if found else upright.convert("RGBA")).save(file, found or "PNG")
+    return file.getvalue()
+
+
+class QueryModels:
+    """The models that queries need, loaded once each and kept by the fingerprint of their column.
+
+    `paths` is the reader's word on where a local model lies: by revision, column or stored path; see `connect`.
+    """
+
+    def __init__(self, paths: Mapping[str, str | Path]) -> None:
+        self._paths = {name: str(path) for name, path in paths.items()}
+        self._loaded: dict[str, tuple[EmbedderConfig, Embedder]] = {}
+        self._lock = Lock()
+
+    def embed(self, table: str, column: str, stored: Provenance, content: str | bytes) -> np.ndarray:
+        """Vector of a query, float32 (dim,). Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable)."""
+        with self._lock:
+            if stored.fingerprint not in self._loaded:
+                self._loaded[stored.fingerprint] = self._load(table, column, stored)
+            config, embedder = self._loaded[stored.fingerprint]
+        batch = Chain.from_json(stored.chain).run(make_batch(["query"], [content]), {}, role="query")
+        batch = reject_empty(batch) if "text" in batch else batch
+        reason = batch["error"][0] or batch["filtered"][0]
+        if reason is not None:
+            raise SpecError(f"the query does not pass the preprocessing of column '{column}': {reason}")
+        prepared = config.prepare(batch, "query")
+        if "truncated" in prepared and prepared["truncated"][0]:
+            logger.warning(
+                "the query has %d tokens, more than column '%s' takes; it was cut", prepared["tokens"][0], column
+            )
+        return embedder.embed(prepared)[0]
+
+    def _load(self, table: str, column: str, stored: Provenance) -> tuple[EmbedderConfig, Embedder]:
+        """The model of a column from where it lies now, checked to be the one that made the column."""
+        remedy = f"To say where the column's own model lies on this machine: connect(uri, models={{'{column}': PATH}})."
+        try:
+            config = relocate(stored.config, column, self._paths).resolve()
+            identity = identity_of(config, Chain.from_json(stored.chain), stored.dtype)
+            check_fingerprint(column, table, stored, identity, verb="this query has")
+        except (ModelNotFound, FingerprintMismatch) as failure:
+            raise type(failure)(f"{failure}\n  {remedy}") from failure
+        return config, config.load("auto")
+
+
+def relocate(config: EmbedderConfig, column: str, paths: Mapping[str, str]) -> EmbedderConfig:
+    """The config with its model's path replaced by the reader's, where `paths` has one by revision, column or path."""
+    field = location_field(config)
+    if field is None:
+        return config
+    keys = (str(getattr(config, "revision", None)), column, str(getattr(config, field)))
+    path = next((paths[key] for key in keys if key in paths), None)
+    return config if path is None else config.model_copy(update={field: path})
+
+
+def location_field(config: EmbedderConfig) -> str | None:
+    """Name of the field that says where the model lies; a path takes no part in the fingerprint."""
+    names = [name for name in ("weights", "model") if name in type(config).model_fields]
+    return next((name for name in names if name in config.not_in_fingerprint), None)

@@ -1,0 +1,301 @@
+"""A table at one version: what it holds, where its vectors come from, and search.
+
+Everything goes through pylance: it reads versions, tags, transaction properties and field metadata, which lancedb does
+not, and it searches; lancedb would be a second handle, with an older Lance inside, that might see another version.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from latentlake.indexes import IndexInfo, describe_indexes, nearest
+from latentlake.provenance import Provenance, columns_of
+from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
+from latentlake.results import DISTANCE, SearchResult
+from latentlake.storage import Storage
+from operators.errors import NotFound, SpecError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+REJECTS_SUFFIX = "__rejects"
+HASHES = ("content_hash", "object_hash")
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("object_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("column", pa.string()),  # null: the object is rejected for every column
+        pa.field("outcome", pa.string(), nullable=False),  # "rejected" | "filtered"
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("sniffed_type", pa.string()),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("version", pa.int64()),  # of the table, once published; null: the run published nothing
+    ]
+)
+# Lance ends its messages with the place in its own source.
+PLACE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of a table. `run_id` and `summary` are None where no run of ours made it."""
+
+    version: int
+    timestamp: datetime  # UTC
+    tags: tuple[str, ...]
+    rows: int
+    run_id: str | None
+    summary: Mapping[str, Any] | None
+
+
+class Table:
+    """A table, pinned to the version it was opened at; `checkout` gives another. Made by `Lake.open`."""
+
+    def __init__(self, name: str, dataset: Any, storage: Storage, models: QueryModels, tag: str | None = None) -> None:
+        """`storage` is the lake's; `tag` is what was followed to `dataset`, if a tag was."""
+        self.name = name
+        self.tag = tag
+        self._dataset = dataset
+        self._storage = storage
+        self._models = models
+
+    @property
+    def uri(self) -> str:
+        """Address of the Lance dataset."""
+        return str(self._dataset.uri)
+
+    @property
+    def version(self) -> int:
+        """The version this table is pinned to."""
+        return int(self._dataset.version)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow schema; the field of a vector column carries its provenance."""
+        return self._dataset.schema
+
+    @cached_property
+    def _provenances(self) -> dict[str, Provenance]:
+        return columns_of(self.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the vector columns."""
+        return list(self._provenances)
+
+    def provenance(self, column: str) -> Provenance:
+        """What made the vectors of `column`. Raises `NotFound`."""
+        if column not in self._provenances:
+            raise NotFound(
+                f"table '{self.name}' has no vector column '{column}'.{did_you_mean(column, self.columns)}\n"
+                f"  Vector columns: {', '.join(self.columns) or 'none'}"
+            )
+        return self._provenances[column]
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows, of those that the SQL filter `where` keeps if it is given. Raises `SpecError` for a bad filter."""
+        with explain_filter(where):
+            return int(self._dataset.count_rows(where))
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, where: str | None = None, limit: int | None = None
+    ) -> pa.Table:
+        """Rows as Arrow, all columns unless `columns` names some. Raises `NotFound` and `SpecError` (a bad filter)."""
+        if limit is not None and limit < 0:
+            raise SpecError(f"limit is {limit}; it must be 0 or more.")
+        wanted = None if columns is None else self._known(columns)
+        with explain_filter(where):
+            return self._dataset.to_table(columns=wanted, filter=where, limit=limit)
+
+    def versions(self) -> list[TableVersion]:
+        """Every version that can be checked out, oldest first; also those made since this table was opened."""
+        tags = self.tags()
+        return [
+            TableVersion(
+                version=(number := int(found["version"])),
+                timestamp=found["timestamp"].astimezone(UTC),
+                tags=tuple(sorted(tag for tag, target in tags.items() if target == number)),
+                rows=int(found["metadata"]["total_rows"]),
+                run_id=(properties := self._properties(number)).get("run_id"),
+                summary=json.loads(properties["summary"]) if "summary" in properties else None,
+            )
+            for found in self._dataset.versions()
+        ]
+
+    def tags(self) -> dict[str, int]:
+        """Version of each tag, as of now."""
+        return {tag: int(found["version"]) for tag, found in sorted(self._dataset.tags.list().items())}
+
+    def checkout(self, version_or_tag: int | str) -> Table:
+        """This table at another version or tag, as a new `Table`. Raises `NotFound`."""
+        tag = version_or_tag if isinstance(version_or_tag, str) else None
+        return Table(self.name, checkout(self._dataset, self.name, version_or_tag), self._storage, self._models, tag)
+
+    def rejects(self) -> pa.Table:
+        """Objects that runs rejected or filtered, whatever version this is; `REJECTS_SCHEMA` says what the columns mean."""
+        dataset = open_dataset(self._storage.child(f"{self.name}{REJECTS_SUFFIX}.lance"))
+        return REJECTS_SCHEMA.empty_table() if dataset is None else dataset.to_table()
+
+    def indexes(self) -> list[IndexInfo]:
+        """The indexes of this version."""
+        return describe_indexes(self._dataset)
+
+    def search(
+        self,
+        query: str | Path | Image | np.ndarray | Sequence[float] | None = None,
+        *,
+        id: str | None = None,
+        k: int = 10,
+        column: str | None = None,
+        where: str | None = None,
+        columns: Sequence[str] | None = None,
+        exact: bool = False,
+    ) -> SearchResult:
+        """The `k` rows nearest to a query, nearest first, with their `_distance`.
+
+        `query` is a text (a str always is), a file (`Path`), an image (PIL) or a vector; or `id` names a row, for more
+        like it, itself left out. Text, files and images are embedded by the model that the column's provenance names, as a
+        query; it is refused where its fingerprint is another. A vector is taken as it is.
+
+        `column` may be left out where only one vector column fits. `where` is a SQL filter, applied before the search.
+        `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index unused. Distances follow
+        the column's metric: cosine, l2 (squared) or dot (one minus the product).
+
+        Raises `SpecError`, `NotFound`, `FingerprintMismatch`, `ModelNotFound`.
+        """
+        if k < 1:
+            raise SpecError(f"k is {k}; it must be 1 or more.")
+        if (query is None) == (id is None):
+            raise SpecError("give a query or `id=`, and not both.")
+        names = self._known(columns) if columns is not None else self._default_columns()
+        kind = "row" if id is not None else kind_of(query)
+        column = choose_column(kind, query, self._provenances, column, self.name)
+        stored = self.provenance(column)
+        vector = self._embed(query, kind, column, stored) if id is None else self._vector_of(id, column, stored)
+        # One row more for a row that has to be left out of its own hits.
+        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact)
+        found = self._nearest(asked, where, [*names, "id"])
+        if id is not None:
+            kept = [row for row, other in enumerate(found["id"].to_pylist()) if other != id]
+            found = found.take(kept[:k])
+        return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options)
+
+    def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
+        check_fits(kind, column, stored)
+        vector = query if kind == "vector" else self._models.embed(self.name, column, stored, content_of(query, kind))
+        return check_vector(vector, column, stored)
+
+    def _nearest(self, query: Mapping[str, Any], where: str | None, names: Sequence[str]) -> pa.Table:
+        wanted = [*dict.fromkeys(names), DISTANCE]
+        with explain_filter(where):
+            return self._dataset.scanner(columns=wanted, nearest=query, filter=where, prefilter=True).to_table()
+
+    def _vector_of(self, id: str, column: str, stored: Provenance) -> np.ndarray:
+        """The vector of the row `id`. Raises `NotFound`, and `SpecError` where the row has none."""
+        quoted = id.replace("'", "''")
+        rows = self._dataset.to_table(columns=[column], filter=f"id = '{quoted}'", limit=1)
+        if not rows.num_rows:
+            raise NotFound(f"table '{self.name}' has no row '{id}' at version {self.version}.")
+        vector = rows[column][0].as_py()
+        if vector is None:
+            raise SpecError(f"row '{id}' has no vector in column '{column}'; `rejects()` may say why.")
+        return check_vector(vector, column, stored)
+
+    def _default_columns(self) -> list[str]:
+        return [name for name in self.schema.names if name not in self._provenances and name not in HASHES]
+
+    def _known(self, columns: Sequence[str]) -> list[str]:
+        """`columns` without repetition. Raises `NotFound` for one that the table does not have."""
+        names = [name for name in dict.fromkeys(columns) if name != DISTANCE]
+        for name in names:
+            if name not in self.schema.names:
+                raise NotFound(
+                    f"table '{self.name}' has no column '{name}'.{did_you_mean(name, self.schema.names)}\n"
+                    f"  Columns: {', '.join(self.schema.names)}"
+                )
+        return names
+
+    def _properties(self, version: int) -> dict[str, str]:
+        transaction = self._dataset.read_transaction(version)
+        return dict((transaction and transaction.transaction_properties) or {})
+
+    def __repr__(self) -> str:
+        tag = f", tag={self.tag!r}" if self.tag else ""
+        return f"Table({self.name!r}, version={self.version}{tag}, columns={self.columns})"
+
+
+def is_internal(name: str) -> bool:
+    """Whether LatentLake keeps the table `name` for itself."""
+    return name.startswith("_") or name.endswith(REJECTS_SUFFIX)
+
+
+def check_table_name(name: str) -> None:
+    """Raise `SpecError` unless `name` can be a user's table."""
+    if not NAME.fullmatch(name):
+        raise SpecError(f"table name '{name}': use letters, digits, '_', '.' and '-' only.")
+    if is_internal(name):
+        raise SpecError(
+            f"table name '{name}' is internal: names may not begin with '_' or end with '{REJECTS_SUFFIX}'."
+        )
+
+
+def open_dataset(storage: Storage) -> Any:
+    """The Lance dataset at a place, at its newest version; None where there is none."""
+    import lance
+
+    try:
+        return lance.dataset(storage.lance_uri, storage_options=storage.lance_options)
+    except ValueError as failure:
+        if "was not found" in str(failure):
+            return None
+        raise
+
+
+def checkout(dataset: Any, name: str, wanted: int | str) -> Any:
+    """The dataset of table `name` at a version or a tag. Raises `NotFound`, naming what there is."""
+    if isinstance(wanted, str):
+        tags = sorted(dataset.tags.list())
+        if wanted not in tags:
+            raise NotFound(
+                f"table '{name}' has no tag '{wanted}'.{did_you_mean(wanted, tags)}\n  Tags: {', '.join(tags) or 'none'}"
+            )
+        return dataset.checkout_version(wanted)
+    try:
+        return dataset.checkout_version(wanted)
+    except (ValueError, OSError, OverflowError) as failure:
+        numbers = [int(found["version"]) for found in dataset.versions()]
+        if wanted in numbers:
+            raise
+        raise NotFound(
+            f"table '{name}' has no version {wanted}; there are {len(numbers)}, from {min(numbers)} to {max(numbers)}.\n"
+            "  `versions()` lists them; a cleaned-up version is gone for good."
+        ) from failure
+
+
+@contextmanager
+def explain_filter(where: str | None) -> Iterator[None]:
+    """Turn what Lance raises about the filter `where` into a `SpecError` with its reason."""
+    try:
+        yield
+    except (ValueError, OSError) as failure:
+        if where is None or not ("Invalid user input" in str(failure) or "filter expression" in str(failure)):
+            raise
+        raise SpecError(f"where = {where!r}: {reason_of(failure)}") from failure
+
+
+def reason_of(failure: BaseException) -> str:
+    """The message of a failure inside Lance, one line, without the places in Lance's source."""
+    return " ".join(PLACE.sub("", str(failure)).replace("Invalid user input: ", "").split())
