@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `latentlake`: what a Ray job's entrypoint calls."""
+
+from pipelines.cli import main
+
+main()

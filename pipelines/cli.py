@@ -1,0 +1,342 @@
+"""The command line: `latentlake`, and `python -m pipelines`. Commands on jobs, and commands on the tables they made."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from operators.errors import InvalidSpec, LatentLakeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distributed embedding jobs that people can trust: objects in, versioned and searchable LanceDB tables out.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the job.")]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="Cluster profile (YAML); this machine.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LakeUri = Annotated[str, typer.Argument(metavar="URI", help="The lake: a folder, or s3://bucket/prefix.")]
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+Tag = Annotated[str | None, typer.Option(help="Read the version that this tag marks (default: prod, if it is there).")]
+Version = Annotated[int | None, typer.Option(help="Read this version.")]
+Options = Annotated[
+    list[str], typer.Option("--option", metavar="NAME=VALUE", help="Storage option of the lake; env:NAME for secrets.")
+]
+PLAIN_PROGRESS_S = 5.0  # between two lines of progress where there is no terminal
+
+
+@app.command()
+def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (typer reads the default)
+    """Find every mistake of a job file, each with its place and the remedy. Starts nothing."""
+    from pipelines.jobfile import load_job
+
+    spec = load_job(job, overrides)
+    models = ", ".join(f"{embed.column} ({embed.config.family})" for embed in spec.embed)
+    print(
+        f"{job}: valid. {spec.modality} objects from {spec.source.uri} to {spec.table.uri}/{spec.table.name}: {models}."
+    )
+
+
+@app.command()
+def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
+    """Say what a run would read, what is unchanged, its stages and pools. Writes nothing."""
+    from latentlake.storage import open_storage
+    from pipelines.jobfile import load_job
+    from pipelines.plan import describe_plan, make_plan
+
+    spec, profile = load_job(job, overrides), load_profile(cluster)
+    with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
+        described = describe_plan(make_plan(spec, profile, open_storage(folder)))
+    if as_json:
+        print(json.dumps(described))
+    else:
+        print_facts(described)
+
+
+@app.command()
+def run(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
+    """Run a job. With --json the last line is one JSON object, its report."""
+    from pipelines.jobfile import load_job
+    from pipelines.run import run_job
+
+    spec, profile = load_job(job, overrides), load_profile(cluster)
+    try:
+        with ProgressLine(sys.stderr.isatty()) as progress:
+            report = run_job(spec, profile, progress.update)
+    except LatentLakeError as failure:
+        if as_json and failure.report is not None:
+            print(json.dumps(failure.report))
+        raise
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print_report(report, f"{spec.table.uri}/{spec.table.name}")
+
+
+@app.command()
+def search(
+    uri: LakeUri,
+    table: TableName,
+    query: Annotated[str | None, typer.Argument(help="The text to search for.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    column: Annotated[str | None, typer.Option(help="Vector column to search; needed where several fit.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL filter, applied before the search.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Search with this image instead of a text.")] = None,
+    row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
+    exact: Annotated[bool, typer.Option(help="Leave the index unused.")] = False,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Search a table by text, image or row."""
+    found = open_table(uri, table, tag, version, options).search(
+        image or query, id=row, k=k, column=column, where=where, exact=exact
+    )
+    if as_json:
+        print(json.dumps(found.to_list(), default=str))
+    else:
+        print_rich(found)
+
+
+@app.command()
+def tables(uri: LakeUri, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the tables of a lake."""
+    names = open_lake(uri, options).tables()
+    print(json.dumps(names) if as_json else "\n".join(names) or "no tables")
+
+
+@app.command()
+def show(
+    uri: LakeUri,
+    table: TableName,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show a table: schema, where its vectors come from, counts, indexes, tags."""
+    found = open_table(uri, table, tag, version, options)
+    described = {
+        "table": found.name,
+        "version": found.version,
+        "tags": found.tags(),
+        "rows": found.count(),
+        "schema": {field.name: str(field.type) for field in found.schema},
+        "columns": {column: describe_column(found, column) for column in found.columns},
+        "indexes": [vars(index) for index in found.indexes()],
+        "rejects": found.rejects().num_rows,
+    }
+    if as_json:
+        print(json.dumps(described))
+    else:
+        print_facts(described)
+
+
+@app.command()
+def versions(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the versions of a table, with their tags and the runs that made them."""
+    rows = [
+        {
+            "version": v.version,
+            "time": v.timestamp.isoformat(timespec="seconds"),
+            "rows": v.rows,
+            "tags": ", ".join(v.tags),
+            "run_id": v.run_id or "",
+        }
+        for v in open_table(uri, table, None, None, options).versions()
+    ]
+    print_rows(rows, as_json)
+
+
+@app.command()
+def rejects(
+    uri: LakeUri,
+    table: TableName,
+    limit: Annotated[int, typer.Option(help="How many to print.")] = 50,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """List the objects that are not in the table, and why: also those of a run that published nothing."""
+    found = open_lake(uri, options).rejects(table)
+    rows = found.slice(0, limit).to_pylist()
+    print_rows(rows, as_json)
+    if not as_json and found.num_rows > limit:
+        print(f"… and {found.num_rows - limit} more (--limit).")
+
+
+def open_lake(uri: str, options: list[str]) -> Any:
+    """The lake at `uri`, with storage options written as NAME=VALUE."""
+    import latentlake
+
+    pairs = [option.partition("=") for option in options]
+    if wrong := [name for name, found, _ in pairs if not found]:
+        raise InvalidSpec([f"--option {wrong[0]}: write NAME=VALUE."], "options")
+    return latentlake.connect(uri, {name: value for name, _, value in pairs})
+
+
+def open_table(uri: str, table: str, tag: str | None, version: int | None, options: list[str]) -> Any:
+    """A table of the lake at `uri`, at a tag or version."""
+    return open_lake(uri, options).open(table, tag=tag, version=version)
+
+
+def load_profile(path: Path | None) -> Any:
+    """The cluster profile in a file; this machine's without one. What the file leaves out is this machine's."""
+    import yaml
+    from pydantic import ValidationError
+
+    from clusters import this_machine
+
+    if path is None:
+        return this_machine()
+    try:
+        return this_machine(yaml.safe_load(path.read_text()) or {})
+    except OSError as failure:
+        raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
+    except (yaml.YAMLError, ValidationError, TypeError) as failure:
+        raise InvalidSpec([" ".join(str(failure).split())], str(path)) from failure
+
+
+def describe_column(table: Any, column: str) -> dict[str, Any]:
+    """What `show` says of a vector column."""
+    provenance = table.provenance(column)
+    identity = dict(provenance.identity)
+    return {
+        "fingerprint": provenance.fingerprint,
+        "dimension": provenance.dimension,
+        "metric": provenance.metric,
+        "vectors": table.count(f"{column} IS NOT NULL"),
+        "run_id": provenance.run_id,
+        **{name: identity[name] for name in ("family", "model", "revision", "dtype", "preprocess") if name in identity},
+    }
+
+
+class ProgressLine:
+    """Progress of a run: a bar with rate and time left on a terminal, a line now and then in a pipe. On stderr."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal = terminal
+        self.began = self.printed = time.monotonic()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        """Note that `done` of `total` objects are through."""
+        if done == 0:
+            self.began = time.monotonic()
+        rate = done / max(time.monotonic() - self.began, 1e-9)
+        if self.terminal:
+            self._draw(done, total, rate)
+        elif done == total or time.monotonic() - self.printed >= PLAIN_PROGRESS_S:
+            left = f", {(total - done) / rate:.0f} s left" if done and done < total else ""
+            print(f"{done}/{total} objects, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
+            self.printed = time.monotonic()
+
+    def _draw(self, done: int, total: int, rate: float) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.bar is None:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:.1f} objects/s"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("objects", total=total, rate=0.0)
+        self.bar.update(self.task, completed=done, rate=rate)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def print_report(report: dict[str, Any], table: str) -> None:
+    """The report of a run, for people."""
+    counts = report["counts"]
+    if report["state"] == "unchanged" and not counts["embedded"]:
+        print(f"{table}: nothing to embed; version {report['version']} stands.")
+    else:
+        print(f"{table}: version {report['version']}" + (f", tag '{report['tag']}'" if report["tag"] else ""))
+    for column, found in report["columns"].items():
+        told = ", ".join(f"{found[name]} {name}" for name in counts if found[name] or name in ("listed", "embedded"))
+        print(f"  {column}: {told}")
+        if found["rows_per_s"]:
+            bare = f"; the model alone {found['model_rows_per_s']:.1f}" if found["model_rows_per_s"] else ""
+            print(f"    {found['rows_per_s']:.1f} rows/s{bare}")
+        if found["truncated"]:
+            print(f"    {found['truncated']} rows hold more text than the model takes (see {column}_truncated)")
+    for index in report["indexes"]:
+        recall = f", recall@10 {index['recall']:.3f}" if index["recall"] is not None else ""
+        print(f"  search of {index['column']}: {index['type']}{recall}")
+    times = ", ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items())
+    print(f"  {times}; peak memory {report['peak_memory_mb']:.0f} MB")
+    if counts["rejected"]:
+        print("  rejected objects and why: latentlake rejects URI TABLE")
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Nested values as indented YAML."""
+    import yaml
+
+    print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Rows as JSON, or as a table of text."""
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    for name in rows[0] if rows else ():
+        grid.add_column(name, overflow="fold")
+    for row in rows:
+        grid.add_row(*("" if value is None else str(value) for value in row.values()))
+    if rows:
+        print_rich(grid)
+    else:
+        print("none")
+
+
+def print_rich(value: Any) -> None:
+    """Print something that rich can draw."""
+    from rich.console import Console
+
+    Console().print(value)
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message on stderr and their exit code; an interrupt (Typer's doing) is 130."""
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution, and that its bars are off
+    try:
+        app()
+    except LatentLakeError as failure:
+        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The model stage of the flow: an actor with the weights of one model, which fills one vector column of each shard."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from operators.batch import Batch, describe
+from operators.batching import form_batches
+from operators.embedders.base import Embedder
+from pipelines.plan import read_work
+from pipelines.pools import Pool
+from pipelines.reading import ReadShard, reject, set_column
+from pipelines.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
+from pipelines.spec import EmbedSpec
+
+NORM_TOLERANCE = 1e-2  # of a normalised vector's length; float16 keeps three digits
+SAMPLE_ROWS = 96  # of each shard that the sample is drawn from
+CALIBRATION_S = 3.0  # how long an actor times its model on the sample
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """What the actors of one pool are told."""
+
+    embed: EmbedSpec
+    pool: Pool
+    drop: tuple[str, ...]  # prepared keys that no later model needs
+    reader: ReadShard  # with which an actor draws its sample, so that no data travels with the task
+    sampled: tuple[int, ...]  # shards to draw from
+
+
+class EmbedShard:
+    """Holds one model and embeds shards with it."""
+
+    def __init__(self, task: EmbedTask) -> None:
+        self.task = task
+        self.budget = task.embed.batch_cost or task.embed.config.batch_cost(task.pool.device)
+        began = time.time()
+        self.embedder: Embedder = task.embed.config.load(task.pool.device, task.pool.threads)
+        self.load_s = time.time() - began
+        self.bare_rate = bare_rate(self.embedder, draw_sample(task), self.budget)
+        self.actor = ray.get_runtime_context().get_actor_id()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
+        began = time.time()
+        status, rows = unpack(block)
+        column, key = self.task.embed.column, self.task.embed.config.preparation_key()
+        origins = rows[f"origin.{column}"].to_numpy().copy()
+        todo = np.flatnonzero(origins == Origin.TO_EMBED)
+        vectors, model_s = vectors_of(rows[column]), 0.0
+        if len(todo):
+            model_began = time.perf_counter()
+            made, reasons = embed_rows(self.embedder, prepared_batch(rows, key, todo), self.budget)
+            model_s = time.perf_counter() - model_began
+            stored = made.astype(vectors.dtype)
+            reasons |= invalid_vectors(stored, self.task.embed.config.normalize, set(reasons))
+            for at, reason in reasons.items():
+                status.rejects.append(reject(rows, int(todo[at]), column, "embed", reason))
+            vectors[todo] = stored
+            origins[todo] = Origin.EMBEDDED
+            origins[todo[list(reasons)]] = Origin.REJECTED
+        copy_repeats(rows, column, vectors, origins, status)
+        rows = set_column(rows, column, vector_array(vectors, origins != Origin.REJECTED, self.task.embed.dtype))
+        rows = set_column(rows, f"origin.{column}", pa.array(origins))
+        unused = [n for n in rows.column_names if n.startswith(tuple(f"prepared.{key}." for key in self.task.drop))]
+        status.time(
+            "embed",
+            began,
+            column=column,
+            rows=int((origins[todo] == Origin.EMBEDDED).sum()),
+            model_s=model_s,
+            actor=self.actor,
+            bare_rate=self.bare_rate,
+        )
+        return pack(status, rows.drop_columns(unused))
+
+
+def embed_rows(embedder: Embedder, prepared: Batch, budget: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Vectors float32 (n, dim) of prepared rows, and why rows that the model raised on have none, by row.
+
+    A batch on which the model raises is tried again, then halved until the bad rows stand alone.
+    """
+    vectors: np.ndarray | None = None
+    reasons: dict[int, str] = {}
+
+    def work(rows: np.ndarray) -> None:
+        nonlocal vectors
+        made = embedder.embed({name: values[rows] for name, values in prepared.items()})
+        if vectors is None:
+            vectors = np.zeros((len(prepared["cost"]), made.shape[1]), dtype=np.float32)
+        vectors[rows] = made
+
+    def give_up(row: int, failure: Exception) -> None:
+        reasons[row] = describe(failure)
+
+    for batch in form_batches(prepared["cost"], budget):
+        bisecting(batch, work, give_up)
+    return np.zeros((len(prepared["cost"]), 1), dtype=np.float32) if vectors is None else vectors, reasons
+
+
+def invalid_vectors(vectors: np.ndarray, normalized: bool, known: set[int]) -> dict[int, str]:
+    """Why vectors (n, dim) must not reach the table, by row: not finite, all zero, or not of length 1 where it is due."""
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    finite = np.isfinite(vectors).all(axis=1)
+    found = {}
+    for row in np.flatnonzero(~finite | (norms == 0) | (normalized & (np.abs(norms - 1) > NORM_TOLERANCE))).tolist():
+        if row not in known:
+            reason = (
+                "is not finite" if not finite[row] else "is zero" if norms[row] == 0 else f"has length {norms[row]:.4f}"
+            )
+            found[row] = f"the vector {reason}"
+    return found
+
+
+def copy_repeats(rows: pa.Table, column: str, vectors: np.ndarray, origins: np.ndarray, status: Status) -> None:
+    """Give rows that repeat an earlier row's content that row's vector, or its reject; in place."""
+    waiting = np.flatnonzero((origins == Origin.REUSED) & rows[column].is_null().to_numpy())
+    if not len(waiting):
+        return
+    hashes = rows["content_hash"].to_pylist()
+    first = {hashes[row]: row for row in np.flatnonzero(np.isin(origins, (Origin.EMBEDDED, Origin.REJECTED)))[::-1]}
+    for row in waiting:
+        source = first[hashes[row]]
+        vectors[row] = vectors[source]
+        if origins[source] == Origin.REJECTED:
+            origins[row] = Origin.REJECTED
+            status.rejects.append(reject(rows, int(row), column, "embed", "rejected with the row of the same content"))
+
+
+def draw_sample(task: EmbedTask) -> Batch:
+    """Prepared rows of a few shards, spread over the work; empty where these have none to embed."""
+    key = task.embed.config.preparation_key()
+    found = []
+    for shard in task.sampled:
+        work = read_work(task.reader.place, shard)
+        entries = np.unique(np.linspace(0, work.num_rows - 1, SAMPLE_ROWS).astype(int))
+        _, rows = unpack(task.reader.read(shard, work.take(pa.array(entries))))
+        cost = f"prepared.{key}.cost"
+        if cost in rows.column_names and len(ready := np.flatnonzero(rows[cost].is_valid().to_numpy())):
+            found.append(prepared_batch(rows, key, ready))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+
+
+def bare_rate(embedder: Embedder, sample: Batch, budget: int) -> float | None:
+    """Rows a second that the model alone embeds, from a sample of the job's rows; None without a sample.
+
+    All actors of a pool time it at once, while nothing else runs, so that the sum is what this machine's model can do.
+    """
+    if not len(sample.get("cost", ())):
+        return None
+    batches = form_batches(sample["cost"], budget)
+    order = np.random.default_rng(0).permutation(len(batches))
+    embedder.embed({name: values[batches[order[0]]] for name, values in sample.items()})  # the first call warms up
+    began, rows = time.perf_counter(), 0
+    for index in order:
+        embedder.embed({name: values[batches[index]] for name, values in sample.items()})
+        rows += len(batches[index])
+        if time.perf_counter() - began > CALIBRATION_S:
+            break
+    return rows / max(time.perf_counter() - began, 1e-9)
+
+
+def drops(embeds: tuple[EmbedSpec, ...]) -> list[tuple[str, ...]]:
+    """For each model, the prepared keys that no later model needs."""
+    keys = [embed.config.preparation_key() for embed in embeds]
+    return [() if key in keys[index + 1 :] else (key,) for index, key in enumerate(keys)]

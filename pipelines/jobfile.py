@@ -1,0 +1,362 @@
+"""Job files: YAML, or the same as a dict, to a `JobSpec`; every mistake is found at once, with its place and remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from latentlake.storage import is_reference, is_secret
+from operators.chain import Chain, Step
+from operators.decode import modality_names
+from operators.embedders import config_class
+from operators.errors import InvalidSpec, UnknownName, did_you_mean
+from operators.preprocess import find_operator
+from pipelines.sources import source_class
+from pipelines.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+
+M = TypeVar("M", bound=BaseModel)
+Where = tuple[str | int, ...]
+
+KEYS = ("name", "modality", "source", "preprocess", "embed", "table", "index", "gates", "publish", "shard")
+REQUIRED = ("name", "modality", "source", "embed", "table")
+COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+TABLE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+RESERVED = frozenset(
+    {"id", "object_id", "uri", "content_hash", "object_hash", "text", "image", "chunk", "start", "end"}
+)
+EMBED_KEYS = ("column", "dtype", "batch_cost", "pool")
+
+
+class Problems:
+    """Mistakes found so far, each with its path in the file and, where known, its line."""
+
+    def __init__(self, lines: Mapping[Where, int] | None = None) -> None:
+        self.lines = lines or {}
+        self.found: list[str] = []
+
+    def add(self, where: Where, message: str) -> None:
+        """Note a mistake at a place."""
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+        line = next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None)
+        self.found.append(f"{path or 'job'}{f' (line {line})' if line else ''}: {message}")
+
+    def check(self, model: type[M], data: Any, where: Where) -> M | None:
+        """Validate a section; None, with its mistakes noted, where it is wrong."""
+        if not isinstance(data, dict):
+            self.add(where, f"must be a mapping of keys to values, not {type(data).__name__}.")
+            return None
+        try:
+            return model.model_validate(data)
+        except ValidationError as failure:
+            for error in failure.errors():
+                place = tuple(part for part in error["loc"] if part in data or not str(part).startswith("function-"))
+                if error["type"] == "extra_forbidden":
+                    key = str(error["loc"][-1])
+                    known = sorted(model.model_fields)
+                    self.add((*where, *place), f"unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}.")
+                elif error["type"] == "missing":
+                    self.add((*where, *place), "is missing; it is required.")
+                else:
+                    secret = any(is_secret(str(part)) for part in place)
+                    got = "" if secret else f" (got {error['input']!r})"
+                    self.add((*where, *place), f"{error['msg'].removeprefix('Value error, ')}{got}.")
+            return None
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a job file and apply `path=value` overrides. Raises `InvalidSpec` with every mistake."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as failure:
+        raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
+    except UnicodeDecodeError as failure:
+        raise InvalidSpec([f"not UTF-8 text: byte {failure.start} cannot be read."], str(path)) from failure
+    return parse_yaml(text, str(path), overrides)
+
+
+def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) -> JobSpec:
+    """Parse a job file's text; see `load_job`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as failure:
+        raise InvalidSpec([f"not YAML: {' '.join(str(failure).split())}"], source) from failure
+    problems = Problems(dict(lines_of(node)) if node else {})
+    for where, key, line in repeated_keys(node):
+        problems.add(where, f"key '{key}' stands twice (line {line} again); keep one.")
+    if not isinstance(data, dict):
+        raise InvalidSpec(["a job is a mapping of keys to values; see `examples/`."], source)
+    return parse_job(apply_overrides(data, overrides), source, problems)
+
+
+def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems | None = None) -> JobSpec:
+    """Check a whole job. Raises `InvalidSpec` with every mistake."""
+    problems = problems or Problems()
+    for key in data:
+        if key not in KEYS:
+            problems.add((str(key),), f"unknown key.{did_you_mean(str(key), KEYS)} Known: {', '.join(KEYS)}.")
+    for key in REQUIRED:
+        if key not in data:
+            problems.add((key,), "is missing; it is required.")
+    if "name" in data and not (isinstance(data["name"], str) and TABLE_NAME.fullmatch(data["name"])):
+        problems.add(("name",), f"{data['name']!r} is no name: use letters, digits, '_', '-' and '.'.")
+    modality = str(data.get("modality"))
+    if "modality" in data and modality not in modality_names():
+        known = modality_names()
+        problems.add(
+            ("modality",), f"no modality '{modality}'.{did_you_mean(modality, known)} Known: {', '.join(known)}."
+        )
+    origin = parse_source(data["source"], problems) if "source" in data else None
+    embeds = parse_list(data, "embed", parse_embed, problems)
+    if "embed" in data and not data["embed"]:
+        problems.add(("embed",), "names no model; give at least one.")
+    steps = parse_list(data, "preprocess", parse_step, problems)
+    indexes = parse_list(data, "index", parse_index, problems)
+    table = problems.check(TableSpec, data["table"], ("table",)) if "table" in data else None
+    gates = problems.check(GateSpec, data.get("gates", {}), ("gates",))
+    publish = problems.check(PublishSpec, data.get("publish", {}), ("publish",))
+    shard = problems.check(ShardSpec, data.get("shard", {}), ("shard",))
+    if table is not None:
+        check_table(table, problems)
+    check_columns(data, modality, origin, embeds, steps, problems)
+    if problems.found:
+        raise InvalidSpec(problems.found, source)
+    assert origin and table and gates and publish and shard
+    return JobSpec(
+        name=data["name"],
+        modality=modality,
+        source=origin,
+        chain=Chain(modality, tuple(steps)),
+        embed=tuple(embeds),
+        table=table,
+        index=tuple(indexes),
+        gates=gates,
+        publish=publish,
+        shard=shard,
+    )
+
+
+def parse_list(data: Mapping[str, Any], key: str, parse: Any, problems: Problems) -> list[Any]:
+    """Parse each entry of a list section; None stands for a wrong one. An absent section is an empty list."""
+    if data.get(key) and not isinstance(data[key], list):
+        problems.add((key,), f"must be a list, not {type(data[key]).__name__}.")
+    parsed = []
+    for index, entry in enumerate(entries_of(data, key)):
+        if isinstance(entry, dict):
+            parsed.append(parse(entry, (key, index), problems))
+        else:
+            problems.add((key, index), f"must be a mapping of keys to values, not {type(entry).__name__}.")
+            parsed.append(None)
+    return parsed
+
+
+def entries_of(data: Mapping[str, Any], key: str) -> list[Any]:
+    """Entries of a list section; none where it is absent, or no list."""
+    entries = data.get(key)
+    return entries if isinstance(entries, list) else []
+
+
+def parse_source(data: Any, problems: Problems) -> Any:
+    """The source section, by its kind."""
+    if not isinstance(data, dict):
+        problems.add(("source",), "must be a mapping with `kind` and `uri`.")
+        return None
+    if "kind" not in data:
+        problems.add(("source", "kind"), "is missing; it is required.")
+        return None
+    try:
+        kind = source_class(str(data["kind"]))
+    except UnknownName as failure:
+        problems.add(("source", "kind"), one_line(failure))
+        return None
+    source = problems.check(kind, data, ("source",))
+    if source is not None:
+        check_place(source.uri, source.storage_options, ("source",), problems)
+    return source
+
+
+def parse_embed(data: dict[str, Any], where: Where, problems: Problems) -> EmbedSpec | None:
+    """One entry of `embed`: its own keys, and those of its family's config."""
+    before = len(problems.found)
+    fields = {key: value for key, value in data.items() if key not in EMBED_KEYS}
+    pool = problems.check(PoolSpec, data.get("pool") or {}, (*where, "pool"))
+    config = None
+    if "family" not in data:
+        problems.add((*where, "family"), "is missing; it is required.")
+    else:
+        try:
+            config = problems.check(config_class(str(data["family"])), fields, where)
+        except UnknownName as failure:
+            problems.add((*where, "family"), one_line(failure))
+    if "column" not in data:
+        problems.add((*where, "column"), "is missing; it is required.")
+    elif not isinstance(data["column"], str) or not COLUMN_NAME.fullmatch(data["column"]) or data["column"] in RESERVED:
+        problems.add(
+            (*where, "column"),
+            f"{data['column']!r} is no column name: a letter, then letters, digits and '_'; not one of {', '.join(sorted(RESERVED))}.",
+        )
+    if len(problems.found) > before:
+        return None
+    own = {key: data[key] for key in ("column", "dtype", "batch_cost") if key in data}
+    return problems.check(EmbedSpec, {**own, "config": config, "pool": pool}, where)
+
+
+def parse_step(data: dict[str, Any], where: Where, problems: Problems) -> Step | None:
+    """One entry of `preprocess`: `op`, and the operator's parameters."""
+    if "op" not in data:
+        problems.add((*where, "op"), "is missing; name an operator.")
+        return None
+    try:
+        operator = find_operator(str(data["op"]))
+    except UnknownName as failure:
+        problems.add((*where, "op"), one_line(failure))
+        return None
+    params = problems.check(operator.params, {k: v for k, v in data.items() if k != "op"}, where)
+    return None if params is None else Step(operator.name, params.model_dump(mode="json"))
+
+
+def parse_index(data: dict[str, Any], where: Where, problems: Problems) -> IndexSpec | None:
+    """One entry of `index`."""
+    return problems.check(IndexSpec, data, where)
+
+
+def check_table(table: TableSpec, problems: Problems) -> None:
+    """The table's name and place."""
+    if not TABLE_NAME.fullmatch(table.name) or table.name.endswith("__rejects"):
+        problems.add(
+            ("table", "name"),
+            f"{table.name!r} is no table name: use letters, digits, '_', '-' and '.', not beginning with '_' nor ending in '__rejects'.",
+        )
+    check_place(table.uri, table.storage_options, ("table",), problems)
+
+
+def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Problems) -> None:
+    """No secret stands in a URI or in storage options; only references to secrets do."""
+    if not uri:
+        problems.add((*where, "uri"), "is empty; give a path or a URI.")
+    try:
+        place = urlsplit(uri).netloc
+    except ValueError as failure:
+        return problems.add((*where, "uri"), f"is no path or URI: {failure}.")
+    if "@" in place:
+        problems.add(
+            (*where, "uri"), "holds credentials before '@'; put them in storage_options as env:NAME or file:PATH."
+        )
+    for name, value in options.items():
+        if is_secret(name) and not is_reference(value):
+            problems.add(
+                (*where, "storage_options", name),
+                f"is a secret written out; give env:{name.upper()} or file:PATH instead.",
+            )
+    return None
+
+
+def check_columns(
+    data: Mapping[str, Any],
+    modality: str,
+    source: Any,
+    embeds: Sequence[EmbedSpec | None],
+    steps: Sequence[Step | None],
+    problems: Problems,
+) -> None:
+    """What the sections say of one another: columns are there, once, and of the right modality."""
+    names = [str(e.get("column", "")) if isinstance(e, dict) else "" for e in entries_of(data, "embed")]
+    columns = [name for name in names if name]
+    counts = {name: column for column in columns for name in (f"{column}_tokens", f"{column}_truncated")}
+    for index, (name, embed) in enumerate(zip(names, embeds, strict=True)):
+        if name and name in names[:index]:
+            problems.add(("embed", index, "column"), f"'{name}' is taken by another model; one column holds one model.")
+        if name in counts:
+            problems.add(("embed", index, "column"), f"'{name}' counts the tokens of '{counts[name]}'; name another.")
+        if embed and modality in modality_names() and modality not in embed.config.modalities:
+            problems.add(
+                ("embed", index, "family"),
+                f"'{embed.config.family}' embeds {', '.join(sorted(embed.config.modalities))}, the job's modality is '{modality}'.",
+            )
+    for key in ("index", "preprocess"):
+        named = [entry.get("column") if isinstance(entry, dict) else None for entry in entries_of(data, key)]
+        for index, column in enumerate(named):
+            if column is not None and column not in columns:
+                problems.add(
+                    (key, index, "column"),
+                    f"no vector column '{column}'.{did_you_mean(str(column), columns)} The job's: {', '.join(columns)}.",
+                )
+            elif key == "index" and column is not None and column in named[:index]:
+                problems.add((key, index, "column"), f"'{column}' has an index already; one column has one index.")
+    for index, step in enumerate(steps):
+        if step and find_operator(step.op).modality != modality and modality in modality_names():
+            problems.add(
+                ("preprocess", index, "op"),
+                f"'{step.op}' is for {find_operator(step.op).modality}, the job's modality is '{modality}'.",
+            )
+    metadata = getattr(source, "metadata", [])
+    for index, name in enumerate(metadata):
+        if name in RESERVED or name in columns or name in counts or name.startswith("_"):
+            problems.add(
+                ("source", "metadata", index), f"'{name}' is a column the table makes itself; rename it in the source."
+            )
+        elif name in metadata[:index]:
+            problems.add(("source", "metadata", index), f"'{name}' stands twice; keep one.")
+        elif "." in name:
+            problems.add(("source", "metadata", index), f"'{name}' holds a '.', which no column may; rename it.")
+
+
+def one_line(failure: Exception) -> str:
+    """An error's text on one line."""
+    return " ".join(str(failure).split())
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set `a.b.0.c=value` in a job; values are YAML. Raises `InvalidSpec` where a path leads nowhere."""
+    for override in overrides:
+        path, found, text = override.partition("=")
+        if not found:
+            raise InvalidSpec([f"--set {override}: write path=value, for example table.mode=rebuild."], "--set")
+        keys: list[str | int] = [int(part) if part.isdigit() else part for part in path.split(".")]
+        target: Any = data
+        try:
+            for key, following in pairwise(keys):
+                if isinstance(target, dict) and target.get(key) is None:
+                    target[key] = [] if isinstance(following, int) else {}
+                target = target[key]
+            target[keys[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as failure:
+            raise InvalidSpec([f"--set {override}: not YAML: {one_line(failure)}."], "--set") from failure
+        except (KeyError, IndexError, TypeError) as failure:
+            raise InvalidSpec([f"--set {override}: the job has no place '{path}'."], "--set") from failure
+    return data
+
+
+def lines_of(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
+    """Line, from 1, of every place in a YAML document."""
+    yield where, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*where, key.value), key.start_mark.line + 1
+            yield from (
+                (place, line) for place, line in lines_of(value, (*where, key.value)) if place != (*where, key.value)
+            )
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from lines_of(value, (*where, index))
+
+
+def repeated_keys(node: yaml.Node | None, where: Where = ()) -> Iterator[tuple[Where, str, int]]:
+    """Keys that stand twice in one mapping, which YAML would take without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield (*where, key.value), key.value, key.start_mark.line + 1
+            seen.add(key.value)
+            yield from repeated_keys(value, (*where, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from repeated_keys(value, (*where, index))

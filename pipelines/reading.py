@@ -1,0 +1,345 @@
+"""The first stage of the flow: read a shard's objects, decode, preprocess, look up what need not be embedded, prepare."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from latentlake.storage import Storage
+from operators.batch import Batch, RowError, describe, make_batch, object_array, take_rows
+from operators.chain import reject_empty
+from operators.embedders.base import EmbedderConfig, canonical_json
+from operators.sniff import sniff
+from pipelines.ledger import open_dataset, sql_string
+from pipelines.plan import read_work
+from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
+from pipelines.sources.base import Objects
+from pipelines.spec import JobSpec
+
+HASH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ReadShard:
+    """Reads one shard. Sent to the tasks, so it holds the job and no data."""
+
+    spec: JobSpec
+    place: Storage
+    fields: tuple[pa.Field, ...]
+    reuse_version: int | None  # table version whose vectors may be copied
+    rewrites: bool  # objects whose content is unchanged are written again
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Block of one shard number (`id`) to the shard's block."""
+        (shard,) = block["id"].to_pylist()
+        return self.read(shard, read_work(self.place, shard))
+
+    def read(self, shard: int, work: pa.Table) -> pa.Table:
+        """Block of the objects of `work`, ready for the models."""
+        began = time.time()
+        status = Status(shard, listed=work.num_rows)
+        objects = self.spec.source.read_objects(work, list(self.fields))
+        batch = batch_of(work, objects)
+        status.reads = sum(not isinstance(content, Exception) for content in objects.contents)
+        status.read_bytes = sum(len(c) for c in objects.contents if isinstance(c, bytes | str))
+        hash_objects(batch, work, objects.metadata, self.spec.source.uri_is_object)
+        batch = self._drop_unchanged(batch, status)
+        batch = self.spec.chain.run(batch, {e.column: e.config for e in self.spec.embed})
+        if self.spec.chain.column == "text":
+            batch = reject_empty(batch)
+        batch = settle_objects(batch, status, work)
+        for name in ("content", "error", "filtered"):
+            batch.pop(name, None)
+        rows = self._rows(batch, work, objects.metadata)
+        rows = self._look_up(rows)
+        rows = self._prepare(rows, batch, status)
+        status.time("read", began)
+        return pack(status, rows)
+
+    def _drop_unchanged(self, batch: Batch, status: Status) -> Batch:
+        """Leave out objects whose content is what the table holds; note those of the table that are replaced."""
+        same = (batch["object_hash"] == batch["base_hash"]) & (batch["error"] == None)  # noqa: E711 (element-wise)
+        if not self.rewrites:
+            status.unchanged = int(same.sum())
+            batch = take_rows(batch, np.flatnonzero(~same))
+        return batch
+
+    def _rows(self, batch: Batch, work: pa.Table, metadata: pa.Table) -> pa.Table:
+        """Rows of the table to be, without vectors."""
+        count, spec = len(batch["id"]), self.spec
+        fanned = "chunk" in batch
+        hashes = [digest(text.encode()) for text in batch["text"]] if fanned else batch["content_hash"]
+        uris = (
+            work["uri"].take(batch["entry"].astype(np.int64))
+            if spec.source.uri_is_object
+            else pa.nulls(count, pa.string())
+        )
+        columns: dict[str, Any] = {
+            "id": pa.array(batch["id"], pa.string()),
+            "object_id": pa.array(batch["object_id"], pa.string()),
+            "uri": uris,
+            "content_hash": pa.array(hashes, pa.string()),
+            "object_hash": pa.array(batch["object_hash"], pa.string()),
+        }
+        if fanned:
+            columns["chunk"] = pa.array(batch["chunk"], pa.int32())
+            columns["start"] = pa.array(batch["start"], pa.int64())
+            columns["end"] = pa.array(batch["end"], pa.int64())
+        if spec.chain.column == "text":
+            columns["text"] = pa.array(batch["text"], pa.string())
+        for field in self.fields:
+            columns[field.name] = metadata[field.name].take(batch["entry"].astype(np.int64))
+        return pa.table(columns)
+
+    def _look_up(self, rows: pa.Table) -> pa.Table:
+        """Add each column's origins, and the vectors that the table, or an earlier row, has for the same content."""
+        hashes, objects = rows["content_hash"].to_pylist(), rows["object_id"].to_pylist()
+        known = self._known_vectors(hashes)
+        for embed in self.spec.embed:
+            column = embed.column
+            extras = [f"{column}_tokens", f"{column}_truncated"] if self.spec.chain.column == "text" else []
+            at, own = match_rows(known, column, hashes, objects)
+            origins = np.where(at < 0, Origin.TO_EMBED, np.where(own, Origin.UNCHANGED, Origin.REUSED)).astype(np.int8)
+            repeated = repeats(hashes, origins == Origin.TO_EMBED)
+            origins[repeated] = Origin.REUSED
+            rows = rows.append_column(f"origin.{column}", pa.array(origins))
+            for name in [column, *extras]:
+                kind = (
+                    vector_type(embed.config, embed.dtype) if name == column else EXTRA_TYPES[name.removeprefix(column)]
+                )
+                values = (
+                    known[name].combine_chunks().take(pa.array(at, mask=at < 0))
+                    if known is not None and name in known.column_names
+                    else pa.nulls(rows.num_rows, kind)
+                )
+                rows = rows.append_column(name, values.cast(kind))
+        return rows
+
+    def _known_vectors(self, hashes: Sequence[str]) -> pa.Table | None:
+        """Rows of the table whose content is among `hashes`; None where nothing may be copied."""
+        if self.reuse_version is None or not hashes:
+            return None
+        table = open_dataset(self.spec.table.lake, self.spec.table.name, self.reuse_version)
+        assert table is not None, "the base version was there when the run was planned"
+        wanted = [
+            name
+            for c in self.spec.columns
+            for name in (c, f"{c}_tokens", f"{c}_truncated")
+            if name in table.schema.names
+        ]
+        return rows_with_hashes(table, sorted(set(hashes)), ["content_hash", "object_id", *wanted])
+
+    def _prepare(self, rows: pa.Table, batch: Batch, status: Status) -> pa.Table:
+        """Prepare what each model needs, once for models that prepare alike; a row that cannot be is rejected."""
+        text = self.spec.chain.column == "text"
+        done: set[str] = set()
+        for key, embeds in by_preparation(self.spec).items():
+            origins = {e.column: rows[f"origin.{e.column}"].to_numpy().copy() for e in embeds}
+            wanted = np.flatnonzero(np.any([o == Origin.TO_EMBED for o in origins.values()], axis=0))
+            config = embeds[0].config
+            prepared, failures = prepare_rows(config, batch, wanted)
+            ready = np.array([row for row in wanted if row not in failures], dtype=np.int64)
+            for e in embeds:
+                for row, reason in failures.items():
+                    if origins[e.column][row] == Origin.TO_EMBED:
+                        origins[e.column][row] = Origin.REJECTED
+                        status.rejects.append(reject(rows, row, e.column, "prepare", reason))
+                rows = set_column(rows, f"origin.{e.column}", pa.array(origins[e.column]))
+                if text:
+                    rows = fill_tokens(rows, e.column, prepared, ready)
+            counted = {name: values for name, values in prepared.items() if name not in ("tokens", "truncated")}
+            if key not in done:
+                for field, array in prepared_columns(counted, key, ready, rows.num_rows).values():
+                    rows = rows.append_column(field, array)
+            done.add(key)
+        return rows
+
+
+EXTRA_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}
+
+
+def batch_of(work: pa.Table, objects: Objects) -> Batch:
+    """Batch of a shard's objects: what could not be read, or was no object, has its error."""
+    ids, errors = work["object_id"].to_pylist(), work["error"].to_pylist()
+    batch = make_batch(ids, [None if isinstance(c, Exception) else c for c in objects.contents])
+    for row, content in enumerate(objects.contents):
+        if isinstance(content, Exception):
+            # What cannot be read now may be read later; what was read and is not right stays so until it changes.
+            stage = "list" if errors[row] else "parse" if isinstance(content, RowError) else "read"
+            batch["error"][row] = f"{stage}: {describe(content)}"
+    batch["entry"] = np.arange(len(ids))
+    batch["base_hash"] = object_array(work["base_hash"].to_pylist())
+    return batch
+
+
+def hash_objects(batch: Batch, work: pa.Table, metadata: pa.Table, with_uri: bool) -> None:
+    """Add `content_hash` (of the content alone) and `object_hash` (of all that the object's rows hold) to a batch."""
+    uris = work["uri"].to_pylist() if with_uri else [None] * work.num_rows
+    rows = metadata.to_pylist() if metadata.num_columns else [{}] * work.num_rows
+    batch["content_hash"] = object_array([digest(content_bytes(content)) for content in batch["content"]])
+    batch["object_hash"] = object_array(
+        [
+            digest(
+                f"{content_hash}\n{uri}\n{canonical_json({k: None if v is None else str(v) for k, v in row.items()})}".encode()
+            )
+            for content_hash, uri, row in zip(batch["content_hash"], uris, rows, strict=True)
+        ]
+    )
+
+
+def content_bytes(content: Any) -> bytes:
+    """Content as bytes, whatever a source's content column holds; decoding refuses what is neither bytes nor text."""
+    return content if isinstance(content, bytes) else b"" if content is None else str(content).encode(errors="replace")
+
+
+def digest(content: bytes) -> str:
+    """Hash of a content: blake2b, 128 bits, hex."""
+    return hashlib.blake2b(content, digest_size=HASH_BYTES).hexdigest()
+
+
+def settle_objects(batch: Batch, status: Status, work: pa.Table) -> Batch:
+    """Rows of the objects that go on; the others are written to the status.
+
+    The object is the unit: one rejected row rejects it whole, and it is filtered when all of its rows are. An object that
+    could not be read may be unchanged for all we know, so the rows that the table has of it stay.
+    """
+    uris = work["uri"].to_pylist()
+    rows_of: dict[str, list[int]] = {}
+    for row, object_id in enumerate(batch["object_id"]):
+        rows_of.setdefault(object_id, []).append(row)
+    kept: list[int] = []
+    for object_id, rows in rows_of.items():
+        errors = [row for row in rows if batch["error"][row] is not None]
+        live = [row for row in rows if batch["error"][row] is None and batch["filtered"][row] is None]
+        unread = bool(errors) and batch["error"][errors[0]].startswith(("read:", "list:"))
+        if batch["base_hash"][rows[0]] is not None and not unread:
+            status.replaced.append(object_id)
+        if live and not errors:
+            kept += live
+            continue
+        row, outcome = (errors[0], "error") if errors else (rows[0], "filtered")
+        stage, _, reason = batch[outcome][row].partition(": ")
+        status.rejects.append(
+            {
+                "object_id": object_id,
+                "uri": uris[int(batch["entry"][row])],
+                "column": None,
+                "outcome": "rejected" if errors else "filtered",
+                "stage": stage,
+                "error": reason,
+                "sniffed_type": None if batch["content"][row] is None else sniff(content_bytes(batch["content"][row])),
+            }
+        )
+    return take_rows(batch, np.array(kept, dtype=np.int64))
+
+
+def reject(rows: pa.Table, row: int, column: str, stage: str, reason: str) -> dict[str, Any]:
+    """A reject of one row in one vector column."""
+    return {
+        "object_id": rows["object_id"][row].as_py(),
+        "uri": rows["uri"][row].as_py(),
+        "column": column,
+        "outcome": "rejected",
+        "stage": stage,
+        "error": reason,
+        "sniffed_type": None,
+    }
+
+
+def rows_with_hashes(table: lance.LanceDataset, hashes: Sequence[str], columns: list[str]) -> pa.Table:
+    """Rows of a table whose `content_hash` is among `hashes`."""
+    listed = ", ".join(sql_string(value) for value in hashes)
+    return table.to_table(filter=f"content_hash IN ({listed})", columns=columns)
+
+
+def match_rows(
+    known: pa.Table | None, column: str, hashes: Sequence[str], objects: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the index in `known` of a vector of the same content (-1: none), and whether it is the object's own."""
+    at, own = np.full(len(hashes), -1, dtype=np.int64), np.zeros(len(hashes), dtype=bool)
+    if known is None or column not in known.column_names:
+        return at, own
+    present = known[column].is_valid().to_pylist()
+    by_hash: dict[str, int] = {}
+    by_object: dict[tuple[str, str], int] = {}
+    for index, (value, name) in enumerate(
+        zip(known["content_hash"].to_pylist(), known["object_id"].to_pylist(), strict=True)
+    ):
+        if present[index]:
+            by_hash.setdefault(value, index)
+            by_object.setdefault((value, name), index)
+    for row, key in enumerate(zip(hashes, objects, strict=True)):
+        own[row] = key in by_object
+        at[row] = by_object[key] if own[row] else by_hash.get(key[0], -1)
+    return at, own
+
+
+def repeats(hashes: Sequence[str], among: np.ndarray) -> np.ndarray:
+    """Indices, among the rows where `among` is True, of those whose hash an earlier one has."""
+    seen: set[str] = set()
+    found = []
+    for row in np.flatnonzero(among).tolist():
+        if hashes[row] in seen:
+            found.append(row)
+        seen.add(hashes[row])
+    return np.array(found, dtype=np.int64)
+
+
+def by_preparation(spec: JobSpec) -> dict[str, list[Any]]:
+    """The job's models, grouped by how they prepare a row."""
+    groups: dict[str, list[Any]] = {}
+    for embed in spec.embed:
+        groups.setdefault(embed.config.preparation_key(), []).append(embed)
+    return groups
+
+
+def prepare_rows(config: EmbedderConfig, batch: Batch, wanted: np.ndarray) -> tuple[Batch, dict[int, str]]:
+    """Prepare the rows `wanted` of a batch, in that order, without those that cannot be; why these cannot, by row."""
+    failures: dict[int, str] = {}
+    pieces: list[Batch] = []
+
+    def work(rows: np.ndarray) -> None:
+        pieces.append(config.prepare(take_rows(batch, rows), "document"))
+
+    def give_up(row: int, failure: Exception) -> None:
+        failures[row] = describe(failure)
+
+    bisecting(wanted, work, give_up)
+    pieces = [piece for piece in pieces if len(piece["cost"])] or pieces[:1]
+    if len(pieces) == 1:
+        return pieces[0], failures
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}, failures
+
+
+def fill_tokens(rows: pa.Table, column: str, prepared: Mapping[str, np.ndarray], ready: np.ndarray) -> pa.Table:
+    """Write token counts of the prepared rows, and of the rows of the same content."""
+    if "tokens" not in prepared:
+        return rows
+    hashes = rows["content_hash"].to_pylist()
+    first = {hashes[row]: at for at, row in reversed(list(enumerate(ready.tolist())))}
+    for name, kind in EXTRA_TYPES.items():
+        values = rows[column + name].to_pylist()
+        made = prepared[name[1:]].tolist()
+        filled = [
+            made[first[h]] if value is None and h in first else value for value, h in zip(values, hashes, strict=True)
+        ]
+        rows = set_column(rows, column + name, pa.array(filled, kind))
+    return rows
+
+
+def set_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """Put values in place of a column, which keeps its place and its field's metadata."""
+    index = rows.schema.get_field_index(name)
+    return rows.set_column(index, rows.schema.field(index), values)
+
+
+def vector_type(config: EmbedderConfig, dtype: str) -> pa.DataType:
+    """Type of a vector column while it flows: as it is stored."""
+    return pa.list_(pa.float32() if dtype == "float32" else pa.float16(), config.dimension)

@@ -1,0 +1,1 @@
+"""Where a flow ends, one file a sink."""

@@ -1,0 +1,187 @@
+"""What the sources whose objects are rows of files (Parquet, JSON lines, CSV) have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from obstore.exceptions import BaseError
+from pathspec import GitIgnoreSpec
+from pydantic import Field
+
+from latentlake.storage import Storage
+from operators.batch import RowError, describe
+from operators.errors import SourceError, did_you_mean
+from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
+from pipelines.sources.files import Found, walk_files
+
+MISFITS = (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError)  # raised for a value that no type takes
+MERGE_GAP_BYTES = 1 << 20  # two records nearer than this are fetched in one request
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row that a scan met: its id (None: it has none), where it lies, its size, and why it is no object."""
+
+    id: Any
+    position: int
+    size: int | None = None
+    error: str | None = None
+
+
+class TableSource(SourceConfig):
+    """Rows of every file below `uri` (a file, or a folder whose files match `include`)."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+
+    id: str
+    content: str
+    metadata: list[str] = Field(default_factory=list)
+    include: list[str] = Field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns to read of a row: the content, then the metadata."""
+        return [self.content, *self.metadata]
+
+    @abstractmethod
+    def scan(self, storage: Storage, uri: str) -> Iterator[Record]:
+        """Every row of a file, in order; reads no more of it than that takes."""
+
+    @abstractmethod
+    def fetch(
+        self, storage: Storage, uri: str, version: str, positions: Sequence[int], sizes: Sequence[int]
+    ) -> dict[str, list[Any]]:
+        """Values of `columns` of the rows at `positions`, which ascend, of a file at one version."""
+
+    @abstractmethod
+    def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
+        """Types of the metadata columns, from one file."""
+
+    def convert(self, values: list[Any], field: pa.Field) -> pa.Array:
+        """Values as an array of the field's type. Raises pyarrow's errors where one does not fit."""
+        return pa.array(values, type=field.type)
+
+    def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:
+        """Stream the listing; a file that has not changed is not opened."""
+        for found in self._files():
+            same = known(found.uri, found.version) if found.version is not None else None
+            if same is not None:
+                yield same
+                continue
+            for group in in_groups(self._scan(found), LISTING_ROWS):
+                yield as_listing([self._entry(found, record) for record in group])
+
+    def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
+        """Read the rows of a slice of the listing, file by file."""
+        uris, errors = entries["uri"].to_pylist(), entries["error"].to_pylist()
+        versions = [str(version) for version in entries["version"].to_pylist()]
+        positions, sizes = entries["position"].to_pylist(), entries["size"].to_pylist()
+        contents: list[Any] = [RowError(error) if error else None for error in errors]
+        values: dict[str, list[Any]] = {name: [None] * len(uris) for name in self.metadata}
+        storage = self.storage
+        for uri in dict.fromkeys(uris):
+            rows = sorted((r for r in range(len(uris)) if uris[r] == uri and not errors[r]), key=lambda r: positions[r])
+            if not rows:
+                continue
+            try:
+                fetched = self.fetch(
+                    storage, uri, versions[rows[0]], [positions[r] for r in rows], [sizes[r] or 0 for r in rows]
+                )
+            except (OSError, ValueError, KeyError, pa.ArrowException, BaseError) as failure:
+                for row in rows:
+                    contents[row] = failure
+                continue
+            for at, row in enumerate(rows):
+                contents[row] = fetched[self.content][at]
+                for name in self.metadata:
+                    values[name][row] = fetched[name][at]
+        arrays = [self._array(values[field.name], field, contents) for field in fields]
+        return Objects(contents, pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+
+    def metadata_fields(self, listing: Iterator[pa.Table]) -> list[pa.Field]:
+        """Types of the metadata columns, from the first file that was listed."""
+        uri = next((piece["uri"][0].as_py() for piece in listing if piece.num_rows), None)
+        if uri is None or not self.metadata:
+            return []
+        return self.infer_fields(self.storage, uri)
+
+    def _files(self) -> Iterator[Found]:
+        wanted = GitIgnoreSpec.from_lines(self.include or [f"*{suffix}" for suffix in self.suffixes])
+        storage = self.storage
+        only = storage.uri_of(storage.root)  # a file that the job names itself needs no suffix
+        return (found for found in walk_files(storage) if found.uri == only or wanted.match_file(found.name))
+
+    def _scan(self, found: Found) -> Iterator[Record]:
+        try:
+            yield from self.scan(self.storage, found.uri)
+        except (OSError, pa.ArrowException, ValueError, BaseError) as failure:
+            raise SourceError(f"cannot list '{found.uri}': {describe(failure)}") from failure
+
+    def _entry(self, found: Found, record: Record) -> dict[str, Any]:
+        name = "" if record.id is None else str(record.id)
+        error = record.error or fault_of(name, self.id)
+        return {
+            "object_id": f"{found.name}:{record.position}" if error else name,
+            "uri": found.uri,
+            "version": found.version,
+            "size": record.size,
+            "position": record.position,
+            "error": error,
+        }
+
+    def _array(self, values: list[Any], field: pa.Field, contents: list[Any]) -> pa.Array:
+        """Values as an array of the field's type; a row whose value does not fit gets an error instead of a content."""
+        try:
+            return self.convert(values, field)
+        except MISFITS:
+            for row, value in enumerate(values):
+                try:
+                    self.convert([value], field)
+                except MISFITS:
+                    contents[row] = RowError(f"metadata column '{field.name}': {value!r} is not {field.type}")
+                    values[row] = None
+            return self.convert(values, field)
+
+
+def fault_of(name: str, column: str) -> str | None:
+    """Why a value of the id column names no object; None where it does."""
+    if not name:
+        return f"no value in the id column '{column}'"
+    return None if name.isascii() or is_encodable(name) else f"no text in the id column '{column}': a lone surrogate"
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text can be stored; one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_columns(uri: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Raise `SourceError` unless a file has all the columns that the job names."""
+    for name in wanted:
+        if name not in present:
+            raise SourceError(
+                f"'{uri}' has no column '{name}'.{did_you_mean(name, present)}\n  Its columns: {', '.join(present)}"
+            )
+
+
+def fetch_ranges(storage: Storage, uri: str, starts: Sequence[int], sizes: Sequence[int]) -> Iterator[bytes]:
+    """Bytes of ascending ranges of a file; near ones in one request, one request's bytes in memory at a time."""
+    path = storage.path_of(uri)
+    first = 0
+    while first < len(starts):
+        last = first
+        while last + 1 < len(starts) and starts[last + 1] - (starts[last] + sizes[last]) < MERGE_GAP_BYTES:
+            last += 1
+        block = storage.fs.cat_file(path, start=starts[first], end=starts[last] + sizes[last])
+        for index in range(first, last + 1):
+            offset = starts[index] - starts[first]
+            yield block[offset : offset + sizes[index]]
+        first = last + 1

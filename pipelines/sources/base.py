@@ -1,0 +1,95 @@
+"""The seam every source kind implements: list objects, then read some of them.
+
+A listing has one row an object:
+
+    object_id  string   what the object is called: relative path, or the value of the id column
+    uri        string   the file it lies in
+    version    string   etag, or size and mtime, of that file; null where it cannot be told
+    size       int64    bytes to read for it, as far as the listing knows
+    position   int64    where it lies in the file (row or byte offset); null where it is the whole file
+    error      string   why it can be no object to read ("duplicate id", …); null for all others
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from latentlake.storage import Storage, open_storage
+
+LISTING_SCHEMA = pa.schema(
+    [
+        pa.field("object_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("position", pa.int64()),
+        pa.field("error", pa.string()),
+    ]
+)
+LISTING_ROWS = 50_000  # rows of one piece of a listing
+
+T = TypeVar("T")
+
+# Rows of the previous listing that lie in the file `uri` at `version`, or None: an unchanged file is not opened again.
+KnownFile = Callable[[str, str], pa.Table | None]
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` successive items; the last may be shorter."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def as_listing(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of a listing as a table; keys that a row leaves out are null."""
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was read: contents in the order asked for (an exception where an object could not be read), and metadata."""
+
+    contents: Sequence[bytes | str | Exception | None]
+    metadata: pa.Table  # one row an object; no columns where the source has none
+
+
+class SourceConfig(BaseModel, ABC):
+    """Where objects come from. `uri` is a path, `s3://…` or anything fsspec knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Whether a row's `uri` is the object's own address, to be kept in the table; else it is only where it was found.
+    uri_is_object: ClassVar[bool] = False
+
+    kind: str
+    uri: str
+    storage_options: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def storage(self) -> Storage:
+        """The place that `uri` names."""
+        return open_storage(self.uri, self.storage_options)
+
+    @abstractmethod
+    def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:
+        """Stream the listing in pieces. Raises `SourceError` when it cannot be complete."""
+
+    @abstractmethod
+    def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
+        """Read the objects of a slice of the listing, with the metadata columns `fields`."""
+
+    def metadata_fields(self, listing: Iterator[pa.Table]) -> list[pa.Field]:
+        """Names and types of the metadata columns; `listing` says where to look."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """What of this source decides which contents an object has; where it lies does not."""
+        return self.model_dump(mode="json", exclude={"uri", "storage_options"})

@@ -1,0 +1,158 @@
+"""Actor pools: what is planned where the job is silent, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clusters import ClusterProfile
+from operators.embedders.hashing import Config
+from operators.errors import PoolUnschedulable
+from pipelines.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
+from pipelines.spec import EmbedSpec, PoolSpec
+
+
+def plan(models: int | list[dict[str, Any]], **profile: Any) -> list[Pool]:
+    asked = [{}] * models if isinstance(models, int) else models
+    embeds = tuple(
+        EmbedSpec(column=f"c{k}", config=Config(), pool=PoolSpec.model_validate(pool)) for k, pool in enumerate(asked)
+    )
+    return plan_pools(embeds, ClusterProfile.model_validate({"memory_mb": 64_000, **profile}))
+
+
+def sizes(pool: Pool) -> tuple[int, int, int]:
+    return pool.min, pool.initial, pool.max
+
+
+def held(pools: list[Pool]) -> float:
+    return sum(pool.min * pool.num_cpus for pool in pools)
+
+
+def test_one_model_on_two_cores():
+    (pool,) = plan(1, cpus=2)
+    assert (sizes(pool), pool.threads, pool.device, pool.num_gpus) == ((2, 2, 2), 1, "cpu", 0)
+    assert pool.num_cpus == 0.5
+
+
+def test_one_model_on_one_core():
+    (pool,) = plan(1, cpus=1)
+    assert (sizes(pool), pool.threads, pool.num_cpus) == ((1, 1, 1), 1, 0.5)
+
+
+def test_one_model_on_sixteen_cores():
+    (pool,) = plan(1, cpus=16)
+    assert (sizes(pool), pool.threads) == ((16, 16, 16), 1)
+    assert 0.9 < pool.num_cpus < 1
+
+
+def test_memory_bounds_the_actors_and_their_threads_take_the_cores():
+    (pool,) = plan(1, cpus=16, memory_mb=12_000)
+    assert (pool.max, pool.threads) == (4, 4)
+    (pool,) = plan(1, cpus=16, memory_mb=512)
+    assert (pool.max, pool.threads) == (1, 16)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 16, 64])
+@pytest.mark.parametrize("models", [1, 2, 3, 5, 6, 7])
+def test_what_is_planned_leaves_room_for_reading(cpus: int, models: int):
+    pools = plan(models, cpus=cpus)  # raises where it could never run
+    assert held(pools) + READER_CPUS + WRITER_CPUS <= cpus + 1e-9
+    assert all(pool.num_cpus > 0 and pool.min >= 1 and pool.min <= pool.initial <= pool.max for pool in pools)
+    if models <= cpus:
+        assert sum(pool.max * pool.threads for pool in pools) <= cpus
+
+
+def test_a_cluster_of_several_nodes_starts_small():
+    (pool,) = plan(1, cpus=16, nodes=4)
+    assert sizes(pool) == (1, 1, 16)
+
+
+# GPUs
+
+
+def test_gpus_are_used_where_there_are_some():
+    (pool,) = plan(1, cpus=16, gpus=4)
+    assert (sizes(pool), pool.num_gpus, pool.device) == ((4, 4, 4), 1, "cuda")
+
+
+def test_models_share_a_gpu():
+    pools = plan(2, cpus=8, gpus=1)
+    assert [(pool.num_gpus, sizes(pool), pool.device) for pool in pools] == [(0.5, (1, 1, 1), "cuda")] * 2
+
+
+def test_a_job_may_stay_off_the_gpus():
+    (pool,) = plan([{"num_gpus": 0}], cpus=4, gpus=2)
+    assert (pool.num_gpus, pool.device, pool.max) == (0, "cpu", 4)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("models", [1, 2, 3, 5, 6, 7])
+def test_planned_fractions_lie_on_single_gpus(gpus: int, models: int):
+    pools = plan(models, cpus=32, gpus=gpus)
+    a_gpu = {int(1 / pool.num_gpus + 1e-9) for pool in pools}  # all models get the same share
+    assert len(a_gpu) == 1
+    assert sum(pool.min for pool in pools) <= gpus * a_gpu.pop()
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "fits"),
+    [
+        ([{"num_gpus": 1, "min": 2}], 2, True),
+        ([{"num_gpus": 1, "min": 3}], 2, False),
+        ([{"num_gpus": 0.6, "min": 2}], 2, True),
+        ([{"num_gpus": 0.6, "min": 3}], 2, False),  # 1.8 of 2, but none holds two of them
+        ([{"num_gpus": 2, "min": 1}, {"num_gpus": 0.5, "min": 2}], 3, True),
+        ([{"num_gpus": 2, "min": 1}, {"num_gpus": 0.5, "min": 3}], 3, False),
+        ([{"num_gpus": 0.25, "min": 4}, {"num_gpus": 0.75, "min": 1}], 2, True),
+        ([{"num_gpus": 0.5, "min": 1}], 0, False),
+    ],
+)
+def test_gpus_that_are_asked_for(asked: list[dict[str, Any]], gpus: int, fits: bool):
+    if fits:
+        assert [pool.min for pool in plan(asked, cpus=32, gpus=gpus)] == [pool["min"] for pool in asked]
+        return
+    with pytest.raises(PoolUnschedulable, match=rf"the cluster has {gpus}\.\n  Lower pool\.num_gpus .* pool\.min"):
+        plan(asked, cpus=32, gpus=gpus)
+
+
+# what the job says
+
+
+def test_what_the_job_says_is_kept():
+    asked = {"min": 1, "initial": 2, "max": 5, "num_cpus": 0.1, "num_gpus": 0, "threads": 3}
+    (pool,) = plan([asked], cpus=2)
+    assert {name: getattr(pool, name) for name in asked} == asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"min": 1}, (1, 1, 4)),
+        ({"max": 2}, (2, 2, 2)),
+        ({"max": 9}, (9, 9, 9)),
+        ({"initial": 2}, (2, 2, 4)),
+        ({"min": 1, "max": 2}, (1, 1, 2)),
+        ({"min": 6}, (6, 6, 6)),
+        ({"initial": 6}, (6, 6, 6)),
+    ],
+)
+def test_what_it_leaves_out_is_planned_around_it(asked: dict[str, int], expected: tuple[int, int, int]):
+    (pool,) = plan([asked], cpus=4)
+    assert sizes(pool) == expected
+    assert pool.min * pool.num_cpus <= 3.5
+
+
+def test_a_pool_that_holds_every_cpu_is_refused_with_the_remedy():
+    with pytest.raises(PoolUnschedulable) as failure:
+        plan([{"min": 2, "num_cpus": 1}, {"min": 1, "num_cpus": 0.25}], cpus=2)
+    text = str(failure.value)
+    assert "the pools hold 2.25 of 2 logical CPUs" in text
+    assert "'c0': 2 x 1; 'c1': 1 x 0.25" in text and "reading needs 0.5" in text
+    assert "Lower pool.min or pool.num_cpus" in text
+    assert failure.value.exit_code == 2
+
+
+def test_the_least_that_must_be_held_decides_not_the_most():
+    (pool,) = plan([{"min": 1, "max": 8, "num_cpus": 1}], cpus=2)
+    assert sizes(pool) == (1, 1, 8)

@@ -1,0 +1,341 @@
+"""Runs that build on earlier ones: what is skipped, replaced, reused, removed, refused. Real Ray, real Lance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, run, write_jsonl, write_texts
+
+from operators.batch import object_array
+from operators.embedders import load_config
+from operators.errors import FingerprintMismatch, GateRefused, SchemaMismatch, SourceError
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
+
+TEXTS = {f"doc{n:02}.txt": f"text number {n} about subject {n % 7}" for n in range(40)}
+
+ONCE = "changed once, and at some length so that hashing has enough words"
+TWICE = "changed twice, again at some length so that no two words cancel out"
+
+
+def expected_vector(text: str, dim: int = 64) -> list[float]:
+    config = load_config({"family": "hashing", "dim": dim})
+    prepared = config.prepare({"text": object_array([text])}, "document")
+    return config.load("cpu").embed(prepared)[0].tolist()
+
+
+def test_a_second_run_does_nothing_and_does_not_import_ray(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    first = run(job)
+    check_accounting(first)
+    assert (first["counts"]["embedded"], first["state"], first["rows_written"]) == (40, "published", 40)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    program = (
+        "import sys, json\n"
+        "from pipelines.jobfile import load_job\nfrom pipelines.run import run_job\n"
+        "report = run_job(load_job(sys.argv[1]))\n"
+        "assert 'ray' not in sys.modules and 'torch' not in sys.modules\n"
+        "assert report['counts']['unchanged'] == 40 and report['counts']['embedded'] == 0, report\n"
+        "assert report['state'] == 'unchanged' and report['rows_per_s'] is None\n"
+        "print(report['version'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "job.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == first["version"] == open_table(job).version
+
+
+def test_one_per_cent_changed_embeds_exactly_these(tmp_path: Path) -> None:
+    texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(200)}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
+    run(job)
+    before = rows_of(job)
+    write_texts(tmp_path / "in", {"007.txt": "seven is new", "133.txt": "so is this one"})
+    report = run(job)
+    check_accounting(report)
+    assert report["counts"]["embedded"] == 2
+    assert report["counts"]["unchanged"] == 198
+    assert report["objects_read"] == 2
+    after = rows_of(job)
+    assert {name for name in after if after[name] != before[name]} == {"007.txt", "133.txt"}
+    assert after["007.txt"]["h"] == pytest.approx(expected_vector("seven is new"))
+    assert len(after) == 200
+
+
+def test_a_touched_file_is_read_but_not_embedded_and_then_known(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    version = run(job)["version"]
+    later = time.time() + 10
+    os.utime(tmp_path / "in" / "doc03.txt", (later, later))
+    second = run(job)
+    assert (second["objects_read"], second["counts"]["embedded"], second["counts"]["unchanged"]) == (1, 0, 40)
+    assert second["version"] == version
+    assert run(job)["objects_read"] == 0
+
+
+def test_new_moved_and_removed_objects(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    run(job)
+    (tmp_path / "in" / "doc00.txt").rename(tmp_path / "in" / "moved.txt")
+    write_texts(tmp_path / "in", {"new.txt": "something that was not there before"})
+    report = run(job)
+    check_accounting(report)
+    assert report["counts"] == {
+        "listed": 41, "embedded": 1, "reused": 1, "unchanged": 39, "filtered": 0, "rejected": 0, "removed": 1
+    }  # fmt: skip
+    rows = rows_of(job)
+    assert rows["moved.txt"]["h"] == rows["doc00.txt"]["h"]  # without prune the vanished object's row stays
+    pruned = run({**job, "table": {**job["table"], "prune": True}})
+    assert pruned["counts"]["removed"] == 1
+    assert "doc00.txt" not in rows_of(job)
+    assert run(job)["counts"]["removed"] == 0
+
+
+def test_pruning_more_than_the_gate_allows_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), table={"prune": True})
+    version = run(job)["version"]
+    for n in range(5):
+        (tmp_path / "in" / f"doc{n:02}.txt").unlink()
+    with pytest.raises(GateRefused, match=r"5 of the table's 40 objects .*max_rows_removed"):
+        run(job)
+    assert (open_table(job).version, len(rows_of(job))) == (version, 40)
+    assert run({**job, "gates": {"max_rows_removed": 0.2}})["counts"]["removed"] == 5
+    assert len(rows_of(job)) == 35
+
+
+def test_an_empty_listing_is_an_error_and_removes_nothing(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), table={"prune": True}, gates={"max_rows_removed": 1})
+    run(job)
+    with pytest.raises(SourceError, match="holds no objects"):
+        run({**job, "source": {**job["source"], "include": ["*.nothing"]}})
+    assert len(rows_of(job)) == 40
+
+
+def test_chunks_of_a_document_that_shrinks_do_not_stay(tmp_path: Path) -> None:
+    words = [f"word{n}" for n in range(100)]
+    rows = [{"id": "long", "text": " ".join(words)}, {"id": "short", "text": "just a few words"}]
+    embed = [{**HASHING, "max_words": 10}]
+    chunk = [{"op": "chunk_text", "column": "h", "max_tokens": 10}]
+    job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows), embed, preprocess=chunk)
+    report = run(job)
+    check_accounting(report)
+    assert (report["counts"]["embedded"], report["rows_written"]) == (2, 11)
+    rows[0]["text"] = " ".join(words[:70])
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    report = run(job)
+    check_accounting(report)
+    # Seven chunks whose text is what earlier chunks held: the document changed, none of its vectors has to be made.
+    assert (report["counts"]["unchanged"], report["counts"]["embedded"], report["rows_written"]) == (2, 0, 7)
+    found = rows_of(job)
+    assert sorted(found) == [*(f"long#{n}" for n in range(7)), "short#0"]
+    for row in found.values():
+        text = rows[0]["text"] if row["object_id"] == "long" else rows[1]["text"]
+        assert row["text"] == text[row["start"] : row["end"]]
+        assert row["h"] == pytest.approx(expected_vector(row["text"]))
+
+
+def test_a_changed_object_has_every_column_recomputed_or_null(tmp_path: Path) -> None:
+    both = [HASHING, {**HASHING, "column": "g", "dim": 32}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), both)
+    run(job)
+    write_texts(tmp_path / "in", {"doc05.txt": ONCE})
+    run(job)
+    row = rows_of(job)["doc05.txt"]
+    assert row["h"] == pytest.approx(expected_vector(ONCE))
+    assert row["g"] == pytest.approx(expected_vector(ONCE, 32))
+    write_texts(tmp_path / "in", {"doc05.txt": TWICE})
+    run({**job, "embed": [HASHING]})  # a job that fills one of the table's two columns
+    row = rows_of(job)["doc05.txt"]
+    assert row["h"] == pytest.approx(expected_vector(TWICE))
+    assert row["g"] is None
+    assert rows_of(job)["doc06.txt"]["g"] is not None
+
+
+def test_a_new_column_is_filled_and_the_others_are_kept(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    run(job)
+    before = rows_of(job)
+    report = run({**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 32}]})
+    check_accounting(report)
+    assert report["columns"]["h"]["unchanged"] == 40
+    assert report["columns"]["g"]["embedded"] == 40
+    after = rows_of(job)
+    assert all(after[name]["h"] == before[name]["h"] for name in before)
+    assert after["doc01.txt"]["g"] == pytest.approx(expected_vector(TEXTS["doc01.txt"], 32))
+
+
+def test_changed_and_new_metadata_are_written_without_embedding(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"product {n}", "price": n, "colour": "red"} for n in range(20)]
+    job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows, ["price"]))
+    run(job)
+    rows[4]["price"] = 99
+    write_jsonl(tmp_path / "in.jsonl", rows, ["price"])
+    report = run(job)
+    assert (report["counts"]["embedded"], report["counts"]["unchanged"], report["rows_written"]) == (0, 20, 1)
+    assert rows_of(job)["4"]["price"] == 99
+    job["source"] = {**job["source"], "metadata": ["price", "colour"]}
+    report = run(job)
+    assert (report["counts"]["embedded"], report["rows_written"]) == (0, 20)
+    assert {row["colour"] for row in rows_of(job).values()} == {"red"}
+    rows[4]["price"] = "dear"
+    write_jsonl(tmp_path / "in.jsonl", [{**row, "price": str(row["price"])} for row in rows])
+    with pytest.raises(SchemaMismatch, match=r"'price' is string in the source and int64"):
+        run(job)
+
+
+def test_vectors_of_equal_content_are_made_once(tmp_path: Path) -> None:
+    texts = {f"a{n}.txt": f"text {n % 5}" for n in range(20)}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
+    report = run(job)
+    check_accounting(report)
+    assert (report["counts"]["embedded"], report["counts"]["reused"]) == (5, 15)
+    assert all(row["h"] == pytest.approx(expected_vector(texts[name])) for name, row in rows_of(job).items())
+
+
+def test_another_model_is_refused_for_a_column_and_rebuild_replaces_it(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    version = run(job)["version"]
+    other = {**job, "embed": [{**HASHING, "dim": 32}]}
+    with pytest.raises(FingerprintMismatch, match=r"differ in: dim \(64 -> 32\)"):
+        run(other)
+    with pytest.raises(FingerprintMismatch, match="preprocess"):
+        run({**job, "preprocess": [{"op": "clean_text"}]})
+    assert open_table(job).version == version
+    report = run({**other, "table": {**job["table"], "mode": "rebuild"}})
+    check_accounting(report)
+    assert report["counts"]["embedded"] == 40
+    assert open_table(job).provenance("h").dimension == 32
+    assert len(open_table(job).checkout(version).to_arrow(["h"])["h"][0]) == 64  # the old version can be read
+    assert run(other)["counts"]["unchanged"] == 40
+
+
+def test_rejects_are_known_of_and_leave_when_mended(tmp_path: Path) -> None:
+    texts = {**TEXTS, "empty.txt": "  \n", "zero.txt": "!!!"}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), gates={"max_reject_rate": 0.2})
+    report = run(job)
+    check_accounting(report)
+    assert report["counts"]["rejected"] == 2
+    rejects = {row["object_id"]: row for row in open_table(job).rejects().to_pylist()}
+    assert (rejects["empty.txt"]["stage"], rejects["empty.txt"]["error"], rejects["empty.txt"]["column"]) == (
+        "decode", "empty", None
+    )  # fmt: skip
+    assert (rejects["zero.txt"]["stage"], rejects["zero.txt"]["column"]) == ("embed", "h")
+    assert "zero" in rejects["zero.txt"]["error"]
+    again = run(job)
+    check_accounting(again)
+    assert (again["counts"]["rejected"], again["objects_read"] <= 1) == (2, True)
+    write_texts(tmp_path / "in", {"empty.txt": "now it holds text", "zero.txt": "and so does this"})
+    mended = run(job)
+    check_accounting(mended)
+    assert (mended["counts"]["embedded"], mended["counts"]["rejected"]) == (2, 0)
+    assert open_table(job).rejects().num_rows == 0
+    write_texts(tmp_path / "in", {"other.txt": ""})
+    assert run(job)["counts"]["rejected"] == 1
+    (tmp_path / "in" / "other.txt").unlink()
+    assert run(job)["counts"]["rejected"] == 0
+    assert open_table(job).rejects().num_rows == 0  # what leaves the source leaves the rejects
+
+
+def test_filtered_objects_are_counted_with_their_reason(tmp_path: Path) -> None:
+    texts = {**TEXTS, "tiny.txt": "hm"}
+    steps = [{"op": "drop_short_text", "min_chars": 5}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), preprocess=steps)
+    for objects_read in (41, 0):
+        report = run(job)
+        check_accounting(report)
+        assert (report["counts"]["filtered"], report["objects_read"]) == (1, objects_read)
+    (row,) = open_table(job).rejects().to_pylist()
+    assert (row["object_id"], row["outcome"], row["stage"]) == ("tiny.txt", "filtered", "drop_short_text")
+
+
+def test_duplicate_ids_are_rejected_and_the_first_stays(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"text {n}"} for n in range(30)] + [{"id": "3", "text": "another three"}]
+    job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows))
+    for _ in range(2):
+        report = run(job)
+        check_accounting(report)
+        assert (report["counts"]["listed"], report["counts"]["rejected"]) == (31, 1)
+    (row,) = open_table(job).rejects().to_pylist()
+    assert row["stage"] == "list"
+    assert "duplicate id '3'" in row["error"]
+    assert rows_of(job)["3"]["text"] == "text 3"
+
+
+def test_long_texts_say_that_they_were_cut(tmp_path: Path) -> None:
+    source = write_texts(tmp_path / "in", {"long.txt": "word " * 50, "short.txt": "word"})
+    job = make_job(tmp_path, source, [{**HASHING, "max_words": 20}])
+    report = run(job)
+    assert report["truncated"] == 1
+    rows = rows_of(job)
+    assert (rows["long.txt"]["h_tokens"], rows["long.txt"]["h_truncated"]) == (50, True)
+    assert (rows["short.txt"]["h_tokens"], rows["short.txt"]["h_truncated"]) == (1, False)
+
+
+def test_float16_vectors_are_stored_and_reused_as_they_are(tmp_path: Path) -> None:
+    texts = {f"{n}.txt": f"text {n}" for n in range(10)}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), [{**HASHING, "dtype": "float16", "normalize": True}])
+    run(job)
+    before = rows_of(job)
+    (tmp_path / "in" / "0.txt").rename(tmp_path / "in" / "x.txt")
+    report = run(job)
+    assert report["counts"]["reused"] == 1
+    assert str(open_table(job).schema.field("h").type.value_type) == "halffloat"
+    assert rows_of(job)["x.txt"]["h"] == before["0.txt"]["h"]
+
+
+def test_vectors_that_another_job_left_null_are_filled(tmp_path: Path) -> None:
+    both = [HASHING, {**HASHING, "column": "g", "dim": 32}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), both)
+    run(job)
+    write_texts(tmp_path / "in", {"doc05.txt": ONCE})
+    run({**job, "embed": [HASHING]})
+    assert rows_of(job)["doc05.txt"]["g"] is None
+    report = run(job)
+    check_accounting(report)
+    assert (report["columns"]["h"]["unchanged"], report["columns"]["g"]["embedded"]) == (40, 1)
+    assert rows_of(job)["doc05.txt"]["g"] == pytest.approx(expected_vector(ONCE, 32))
+
+
+def test_a_column_that_a_refused_run_added_is_filled_by_the_next(tmp_path: Path) -> None:
+    texts = {**TEXTS, **{f"bad{n}.txt": " " for n in range(3)}}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), gates={"max_reject_rate": 0.5})
+    first = run(job)
+    both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 32}]}
+    with pytest.raises(GateRefused):
+        run({**both, "gates": {"max_reject_rate": 0.01}})
+    assert open_table(job).version == first["version"]
+    assert open_table(job).columns == ["h"]
+    report = run(both)
+    check_accounting(report)
+    assert report["columns"]["g"]["embedded"] == 40
+    assert all(row["g"] is not None for row in rows_of(job).values())
+
+
+def test_a_tag_that_was_moved_by_hand_stays_until_something_changes(tmp_path: Path) -> None:
+    import lance
+
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    first = run(job)["version"]
+    write_texts(tmp_path / "in", {"new.txt": ONCE})
+    run(job)
+    lance.dataset(str(tmp_path / "lake" / "t.lance")).tags.update("prod", first)
+    assert run(job)["state"] == "unchanged"
+    assert open_table(job).version == first
+
+
+def test_the_metric_of_a_column_is_kept(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), index=[{"column": "h", "metric": "l2"}])
+    run(job)
+    assert open_table(job).provenance("h").metric == "l2"
+    with pytest.raises(SchemaMismatch, match="searched by l2, the job says cosine"):
+        run({**job, "index": [{"column": "h", "metric": "cosine"}]})
+    assert not [
+        path for path in (tmp_path / "lake" / "_latentlake" / "t").iterdir() if not list(path.rglob("*.parquet"))
+    ]
