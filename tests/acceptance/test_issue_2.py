@@ -1,0 +1,21 @@
+"""The acceptance lines of the main job that are no timings. Later lines read the tables of earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from issue_2 import LINES, Setting
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory, data: Path, minilm: str, s3_endpoint: str) -> Setting:
+    return Setting(tmp_path_factory.mktemp("acceptance"), data, minilm, s3_endpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("number", sorted(LINES))
+def test_acceptance_line(number: int, setting: Setting) -> None:
+    line = LINES[number](setting)
+    assert line.held, f"{line.target}\n  measured: {line.measured}"
