@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up .venv by themselves; they need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check lint bench acceptance clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+check: lint
+	$(BIN)/python -m pytest tests -q -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/text_throughput.py
+	$(BIN)/python benchmarks/memory.py
+
+# make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
+acceptance: $(STAMP)
+	$(BIN)/python -m tests.acceptance --since $(or $(ISSUE),2)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv demo-lake build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

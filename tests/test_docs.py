@@ -1,0 +1,333 @@
+"""The documentation is true: jobs are valid, code runs, command lines and links lead somewhere, tables name what the code has."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+import typer
+import yaml
+from PIL import Image
+from pydantic import BaseModel
+
+import latentlake
+from clusters import ClusterProfile, this_machine
+from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS, IndexReport
+from latentlake.provenance import Provenance
+from latentlake.table import REJECTS_SCHEMA
+from operators import decode, embedders, errors, preprocess
+from operators.chain import Chain
+from operators.embedders.hashing import Config
+from pipelines import sources
+from pipelines.accounting import Counts
+from pipelines.cli import app
+from pipelines.jobfile import EMBED_KEYS, KEYS, load_job, parse_yaml
+from pipelines.ledger import RUNS_SCHEMA
+from pipelines.report import build_report
+from pipelines.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+ROW = re.compile(r"^\| (`[^|]*`[^|]*?) \| ([^|]*?) \|", re.MULTILINE)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(language: str, mark: str = "") -> list[Any]:
+    """Blocks of a language in all pages whose first line is `mark`, named by page and line."""
+    made = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in FENCE.finditer(text):
+            if found[1] == language and found[2].startswith(mark):
+                line = text.count("\n", 0, found.start()) + 1
+                made.append(pytest.param(found[2], id=f"{page.relative_to(ROOT)}:{line}"))
+    return made
+
+
+def command_lines() -> list[Any]:
+    """Every line of our program in a shell block."""
+    made = []
+    for language in ("sh", "console"):
+        for block in blocks(language):
+            for number, line in enumerate(block.values[0].replace("\\\n", " ").splitlines()):
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                for program in (["latentlake"], ["python", "-m", "pipelines"]):
+                    if words[: len(program)] == program:
+                        made.append(pytest.param(words[len(program) :], id=f"{block.id}+{number}"))
+    return made
+
+
+def section(page: str, title: str) -> str:
+    """Text below a heading of any level, up to the next heading."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", FENCE.sub("", read(page)), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no section '{title}'"
+    return found[1]
+
+
+def documented(text: str) -> dict[str, set[str]]:
+    """First cells of the tables in `text`, each name by itself, with what the second cells say."""
+    found: dict[str, set[str]] = {}
+    for first, second in ROW.findall(text):
+        for name in re.findall(r"`([^`]+)`", first):
+            found.setdefault(name, set()).add(second.strip("`"))
+    return found
+
+
+def default_of(field: Any) -> str:
+    """A field's default, as the tables write it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "{}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check_fields(model: type[BaseModel], text: str, left_out: tuple[str, ...] = ()) -> None:
+    """Every field of `model` stands in a table of `text`, with its default."""
+    known = documented(text)
+    for name, field in model.model_fields.items():
+        if name not in left_out:
+            assert name in known, f"{model.__module__}.{model.__name__}.{name} is not documented"
+            assert default_of(field) in known[name], f"{model.__name__}.{name}: {known[name]}"
+
+
+@pytest.mark.parametrize("text", blocks("yaml", "# job"))
+def test_jobs_are_valid(text: str):
+    parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", blocks("yaml", "# cluster"))
+def test_cluster_profiles_are_valid(text: str):
+    this_machine(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml_is_marked(text: str):
+    assert text.startswith(("# job\n", "# cluster\n"))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda path: path.name)
+def test_examples_are_valid(path: Path):
+    load_job(path)
+
+
+def test_the_readme_shows_the_example():
+    shown = next(block.values[0] for block in blocks("yaml", "# job") if block.id.startswith("README.md"))
+    assert parse_yaml(shown) == load_job(ROOT / "examples" / "products.yaml")
+
+
+@pytest.fixture(scope="session")
+def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with red.jpg and a lake of two tables, `products` and `texts`, as the code in the pages expects it."""
+    lake_maker = load_lake_maker()
+    folder = tmp_path_factory.mktemp("docs")
+    maker = lake_maker.LakeMaker(str(folder / "lake"))
+    names = []
+    for colour, value in lake_maker.COLOURS.items():
+        names.append(f"{colour}.jpg")
+        Image.new("RGB", (60, 40), value).save(folder / names[-1])
+    contents = [(folder / name).read_bytes() for name in names]
+    rows = {"id": names, "object_id": names, "uri": [str(folder / name) for name in names]}
+    write_table(maker, "products", "squeeze", Config(dim=32, normalize=True), Chain("image"), contents, rows)
+    texts = list(lake_maker.TEXTS)
+    ids = [f"doc{row}" for row in range(len(texts))]
+    rows = {"id": ids, "object_id": ids, "text": texts, "length": [len(text) for text in texts]}
+    write_table(maker, "texts", "minilm", Config(), Chain("text"), texts, rows)
+    return folder
+
+
+def load_lake_maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lake_maker", ROOT / "tests" / "latentlake" / "lake_maker.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_table(
+    maker: Any, name: str, column: str, config: Config, chain: Chain, contents: list[Any], rows: dict[str, Any]
+) -> None:
+    field = maker.vector_field(column, config, chain, "float32", "cosine")
+    encoded = [content if isinstance(content, bytes) else content.encode() for content in contents]
+    hashes = [hashlib.sha256(content).hexdigest() for content in encoded]
+    data = {**rows, "content_hash": hashes, "object_hash": hashes}
+    maker.write(name, data, {column: (field, np.asarray(maker.embed(config, chain, contents)))})
+    dataset = lance.dataset(f"{maker.uri}/{name}.lance")
+    dataset.tags.create("prod", dataset.version)
+
+
+def run_code(code: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", blocks("python", "# run"))
+def test_code_runs(code: str, folder_with_lake: Path):
+    run_code(code, folder_with_lake)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code_is_marked(code: str):
+    assert code.startswith("# run\n")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_clean_and_run(path: Path, folder_with_lake: Path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells = notebook["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    run_code("\n".join("".join(cell["source"]) for cell in code), folder_with_lake)
+
+
+@pytest.mark.parametrize("words", command_lines())
+def test_command_lines_exist(words: list[str]):
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert words[0] in commands, f"no command '{words[0]}'"
+    commands[words[0]].make_context(words[0], words[1:])
+
+
+def test_every_command_is_shown():
+    shown = {words.values[0][0] for words in command_lines()}
+    assert shown >= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE))
+    for block in blocks("sh"):
+        for target in re.findall(r"^make ([\w-]+)", block.values[0], re.MULTILINE):
+            assert target in targets, f"{block.id}: make {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in anchors(path), target
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_job_page_names_every_key():
+    assert list(documented(section("docs/job.md", "Top level"))) == list(KEYS)
+    assert set(documented(section("docs/job.md", "embed"))) == {*EMBED_KEYS, "family", "normalize"}
+    models = {
+        "pool": PoolSpec,
+        "table": TableSpec,
+        "index": IndexSpec,
+        "gates": GateSpec,
+        "publish": PublishSpec,
+        "shard": ShardSpec,
+    }
+    for title, model in models.items():
+        text = section("docs/job.md", title)
+        check_fields(model, text)
+        assert set(documented(text)) == set(model.model_fields)
+    assert set(documented(section("docs/job.md", "Cluster profile"))) == set(ClusterProfile.model_fields)
+
+
+def test_the_source_page_names_every_key():
+    for kind in sources.source_kinds():
+        check_fields(sources.source_class(kind), read("docs/sources.md"), left_out=("kind",))
+
+
+def test_the_embedder_page_names_every_option():
+    for family in embedders.family_names():
+        model = embedders.config_class(family)
+        text = section("docs/embedders.md", family)
+        check_fields(model, text, left_out=("family", "normalize"))
+        assert set(documented(text)) <= set(model.model_fields)
+        for name in model.not_in_fingerprint:
+            assert re.search(rf"^\| `{name}` .*Not in the fingerprint", text, re.MULTILINE), name
+
+
+def test_the_operator_page_names_every_parameter():
+    for name, found in preprocess.operators_by_name().items():
+        text = section("docs/preprocess.md", name)
+        check_fields(found.params, text)
+        assert set(documented(text)) == set(found.params.model_fields)
+
+
+def test_the_report_page_names_every_key():
+    plan = SimpleNamespace(
+        run_id="r",
+        base_version=1,
+        spec=SimpleNamespace(columns=["v"], table=SimpleNamespace(name="t")),
+        changes=SimpleNamespace(gone=[]),
+        fingerprints=dict,
+    )
+    seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
+    report = build_report(plan, "unchanged", {"v": Counts()}, [], {}, seconds)  # type: ignore[arg-type]
+    assert set(documented(section("docs/report.md", "Keys"))) == {*report, "error"}
+    assert set(documented(section("docs/report.md", "Counts"))) == set(report["counts"])
+    assert set(documented(section("docs/report.md", "Seconds"))) == set(seconds)
+    for name in {*report["columns"]["v"], *(field.name for field in fields(IndexReport))}:
+        assert f"`{name}`" in read("docs/report.md"), name
+
+
+def test_the_table_page_names_every_column():
+    assert set(documented(section("docs/tables.md", "Rejects"))) == set(REJECTS_SCHEMA.names)
+    assert set(documented(section("docs/tables.md", "The ledger, `_runs`"))) == set(RUNS_SCHEMA.names)
+    assert set(documented(section("docs/tables.md", "Provenance"))) == {field.name for field in fields(Provenance)}
+    indexes = section("docs/tables.md", "Indexes")
+    assert f"{ANN_MIN_ROWS:,} vectors" in indexes
+    assert f"from {TRAINING_ROWS} vectors on" in indexes
+
+
+def test_the_sdk_page_names_every_member():
+    text = read("docs/sdk.md")
+    for kind in (latentlake.Lake, latentlake.Table, latentlake.SearchResult):
+        for name in vars(kind):
+            assert name.startswith("_") or re.search(rf"`{name}[(`]", text), f"{kind.__name__}.{name}"
+
+
+def test_the_readme_names_everything_registered():
+    known = set(documented(read("README.md")))
+    registered = {*sources.source_kinds(), *embedders.family_names(), *preprocess.operators_by_name()}
+    assert registered <= known
+    assert set(decode.modality_names()) == {"image", "text"}
+
+
+def test_the_readme_has_every_exit_code():
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
+    stated = {int(code) for code in re.findall(r"^\| (\d+) \|", section("README.md", "Exit codes"), re.MULTILINE)}
+    assert stated == {0, 130, *codes}
