@@ -91,8 +91,19 @@ class SearchResult:
         return "\n".join(lines)
 
     def _names(self) -> list[str]:
-        """Columns in the order they are shown in: the distance first."""
-        names = self._table.column_names
+        """Columns in the order they are shown in, the distance first; those that tell a reader nothing are left out.
+
+        These are columns of nulls, object ids that are the row ids, and token counts. `to_arrow` has them all.
+        """
+        rows = self._table
+        same = "id" in rows.column_names and "object_id" in rows.column_names and rows["id"].equals(rows["object_id"])
+        names = [
+            name
+            for name in rows.column_names
+            if not (rows.num_rows and rows[name].null_count == rows.num_rows)
+            and not (same and name == "object_id")
+            and not name.endswith(("_tokens", "_truncated"))
+        ]
         return sorted(names, key=lambda name: name != DISTANCE)
 
     def _shown(self) -> list[dict[str, Any]]:

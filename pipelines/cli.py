@@ -330,7 +330,6 @@ def main() -> None:
     """Entry point: errors of ours are one message on stderr and their exit code; an interrupt (Typer's doing) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution, and that its bars are off
     try:
         app()
     except LatentLakeError as failure:

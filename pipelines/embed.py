@@ -71,6 +71,7 @@ def configure_ray_data() -> None:
     context.target_max_block_size = None  # else Ray splits a block, and a shard falls apart
     context.wait_for_min_actors_s = ACTOR_START_S
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each execution, and that its bars are off
     context.print_on_execution_start = False
 
 

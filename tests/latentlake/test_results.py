@@ -139,3 +139,21 @@ def test_an_empty_result():
     assert (len(result), result.to_list()) == (0, [])
     assert "<table>" in result._repr_html_()
     assert result.__rich__().row_count == 0
+
+
+def test_columns_that_tell_nothing_are_not_shown_and_not_lost():
+    rows = pa.table(
+        {
+            "id": ["a", "b"],
+            "object_id": ["a", "b"],
+            "uri": pa.nulls(2, pa.string()),
+            "text": ["x", "y"],
+            "v_tokens": [1, 2],
+            "v_truncated": [False, True],
+        }
+    )
+    result = SearchResult(rows)
+    shown = [str(column.header) for column in result.__rich__().columns]
+    assert shown == ["id", "text"]
+    assert "v_tokens" not in result._repr_html_()
+    assert result.to_arrow().column_names == rows.column_names
