@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipelines.plan import LIBRARIES, library_versions
+
 ROOT = Path(__file__).parent.parent
-LIBRARIES = ("latentlake", "ray", "pylance", "torch", "sentence-transformers", "transformers", "daft")
 
 
 def read_texts(path: Path) -> list[str]:
@@ -163,7 +163,7 @@ def main() -> None:
         "medians": medians,
         "ratios": {name: value / medians["bare"] for name, value in medians.items()},
         "ratio": medians["latentlake"] / medians["bare"],
-        "versions": library_versions(),
+        "versions": library_versions((*LIBRARIES, "daft")),
         "cpus": len(os.sched_getaffinity(0)),
     }
     print(f"\n{count} texts, all-MiniLM-L6-v2, fp32, {figures['cpus']} cores; {figures['versions']}")
@@ -173,17 +173,6 @@ def main() -> None:
         print("daft is not installed; left out")
     if asked.json:
         asked.json.write_text(json.dumps(figures, indent=1))
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what took part."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

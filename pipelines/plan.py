@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -274,10 +275,10 @@ def vector_fields(embed: EmbedSpec, plan: Plan) -> list[pa.Field]:
     return [vector, pa.field(f"{embed.column}_tokens", pa.int32()), pa.field(f"{embed.column}_truncated", pa.bool_())]
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Versions of the libraries that take part, as far as they are installed."""
     found = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
