@@ -69,18 +69,21 @@ def find_changes(
 
     `previous` None: nothing is known of what the source held, and every object is read and compared by its hash. An
     entry is unchanged when its file and version are the same and its fate is known: its object is in the table, or was
-    rejected (whole, or in every column) or filtered then. An object that could not be *read* is tried again.
+    rejected (whole, or in every column) or filtered then. An object that could not be *read* is tried again, also where the
+    table holds rows of an earlier content; one that could not be listed stays rejected beside such rows.
     """
     ids = listing["object_id"].combine_chunks()
     in_table_at = pc.index_in(ids, objects["object_id"])
     in_table = in_table_at.is_valid().to_numpy(zero_copy_only=False)
-    whole = rejects.filter(pc.and_(rejects["column"].is_null(), pc.not_equal(rejects["stage"], "read")))
+    whole = rejects.filter(rejects["column"].is_null())
+    unread = member(ids, whole.filter(pc.equal(whole["stage"], "read"))["object_id"])
+    whole = whole.filter(pc.not_equal(whole["stage"], "read"))
     rejected = member(ids, whole.filter(pc.equal(whole["outcome"], "rejected"))["object_id"])
     filtered = member(ids, whole.filter(pc.equal(whole["outcome"], "filtered"))["object_id"])
     partly = rejects.filter(rejects["column"].is_valid())
-    missing = {c: member(ids, partly.filter(pc.equal(partly["column"], c))["object_id"]) for c in columns}
+    missing = {c: member(ids, partly.filter(pc.equal(partly["column"], c))["object_id"]) | rejected for c in columns}
     rejected |= np.all(list(missing.values()), axis=0)
-    same = same_version(listing, previous) & (in_table | rejected | filtered)
+    same = same_version(listing, previous) & (in_table | rejected | filtered) & ~unread
     carried = {
         column: Carried(
             unchanged=int((same & in_table & ~missing[column]).sum()),

@@ -113,12 +113,12 @@ def check_fields(model: type[BaseModel], text: str, left_out: tuple[str, ...] = 
 
 @pytest.mark.parametrize("text", blocks("yaml", "# job"))
 def test_jobs_are_valid(text: str):
-    parse_yaml(text)
+    assert parse_yaml(text).embed
 
 
 @pytest.mark.parametrize("text", blocks("yaml", "# cluster"))
 def test_cluster_profiles_are_valid(text: str):
-    this_machine(yaml.safe_load(text))
+    assert this_machine(yaml.safe_load(text)).cpus >= 1
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
@@ -128,7 +128,7 @@ def test_yaml_is_marked(text: str):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda path: path.name)
 def test_examples_are_valid(path: Path):
-    load_job(path)
+    assert load_job(path).embed
 
 
 def test_the_readme_shows_the_example():

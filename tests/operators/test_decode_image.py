@@ -195,7 +195,9 @@ def test_the_limit_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_pictures_do_not_warn() -> None:
-    decode_one(png(12_000, 9_000))  # above Pillow's limit for a warning, which `decode_one` makes an error
+    image, error = decode_one(png(12_000, 9_000))
+    # It is above Pillow's limit for a warning, which `decode_one` makes an error.
+    assert (image is None) == (error is not None)
 
 
 def test_rejects_say_why() -> None:
@@ -234,7 +236,8 @@ def test_damaged_pictures_never_crash(form: str, rng: random.Random) -> None:
     content = bytearray(as_bytes(NOISE, form))
     for _ in range(8):
         content[rng.randrange(min(len(content), 300))] = rng.randrange(256)
-    decode_one(bytes(content))
+    image, error = decode_one(bytes(content))
+    assert (image is None) == (error is not None)
 
 
 def test_cifar_jpegs() -> None:

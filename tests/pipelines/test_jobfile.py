@@ -80,7 +80,7 @@ def test_yaml_and_dict_are_one():
 
 def test_sections_that_may_be_left_out():
     for key in ("preprocess", "index", "gates", "publish", "shard"):
-        parse_job({name: value for name, value in GOOD.items() if name != key})
+        assert parse_job({name: value for name, value in GOOD.items() if name != key}).name == GOOD["name"]
 
 
 ONE_MISTAKE = [
