@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from latentlake.query import QueryModels
 from latentlake.storage import Storage, open_storage
 from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_dataset, reason_of
+from latentlake.trust import Trust
 from operators.errors import LatentLakeError, NotFound, SpecError, did_you_mean
 
 SUFFIX = ".lance"
@@ -105,13 +106,22 @@ def connect(
     uri: str | Path,
     storage_options: Mapping[str, Any] | None = None,
     models: Mapping[str, str | Path] | None = None,
+    *,
+    trust_remote_code: bool = False,
+    allow_downloads: bool = False,
+    allow_hosts: Collection[str] = (),
 ) -> Lake:
     """Open the lake at `uri`: a folder, `s3://…`, `gs://…` or `az://…`. Nothing is read yet; it need not exist.
 
     `storage_options` are Lance's (`aws_region`, `aws_endpoint`, …); their values may be `env:NAME` or `file:PATH`.
     `models` says where a local model lies on this machine, where that is not where it lay when the vectors were made: a
     path by the model's revision, by the name of a vector column, or by the path that the table holds, in this order.
+
+    A table names its model, and anyone may have written the table. So a query loads a model only from this machine, unless
+    `allow_downloads`; runs code that the model brings only with `trust_remote_code`; and goes to a server that the table
+    names only where its host is in `allow_hosts`.
     """
     if not str(uri):
         raise SpecError("a lake needs an address: a folder, or s3://bucket/prefix.")
-    return Lake(open_storage(str(uri), storage_options), QueryModels(models or {}))
+    trust = Trust(trust_remote_code, allow_downloads, allow_hosts)
+    return Lake(open_storage(str(uri), storage_options), QueryModels(models or {}, trust))

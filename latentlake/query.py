@@ -12,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from latentlake.provenance import Provenance, check_fingerprint, identity_of
+from latentlake.trust import Trust
 from operators.batch import make_batch
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError
+from operators.model_files import downloads_if
 
 logger = logging.getLogger(__name__)
 
@@ -118,16 +120,25 @@ def encode_image(image: Any) -> bytes:
 class QueryModels:
     """The models that queries need, loaded once each and kept by the fingerprint of their column.
 
-    `paths` is the reader's word on where a local model lies: by revision, column or stored path; see `connect`.
+    `paths` is the reader's word on where a local model lies: by revision, column or stored path; `trust` on what a table
+    may bring about. See `connect`.
     """
 
-    def __init__(self, paths: Mapping[str, str | Path]) -> None:
+    def __init__(self, paths: Mapping[str, str | Path], trust: Trust | None = None) -> None:
         self._paths = {name: str(path) for name, path in paths.items()}
+        self._trust = trust or Trust()
         self._loaded: dict[str, tuple[EmbedderConfig, Embedder]] = {}
         self._lock = Lock()
 
     def embed(self, table: str, column: str, stored: Provenance, content: str | bytes) -> np.ndarray:
-        """Vector of a query, float32 (dim,). Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable)."""
+        """Vector of a query, float32 (dim,).
+
+        Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable, or a model that the reader does not trust).
+        """
+        with downloads_if(self._trust.allow_downloads):
+            return self._embed(table, column, stored, content)
+
+    def _embed(self, table: str, column: str, stored: Provenance, content: str | bytes) -> np.ndarray:
         with self._lock:
             if stored.fingerprint not in self._loaded:
                 self._loaded[stored.fingerprint] = self._load(table, column, stored)
@@ -145,15 +156,16 @@ class QueryModels:
         return embedder.embed(prepared)[0]
 
     def _load(self, table: str, column: str, stored: Provenance) -> tuple[EmbedderConfig, Embedder]:
-        """The model of a column from where it lies now, checked to be the one that made the column."""
+        """The model of a column from where it lies now, checked to be trusted, and to be the one that made the column."""
+        self._trust.check(column, stored.config)
         remedy = f"To say where the column's own model lies on this machine: connect(uri, models={{'{column}': PATH}})."
         try:
             config = relocate(stored.config, column, self._paths).resolve()
             identity = identity_of(config, Chain.from_json(stored.chain), stored.dtype)
             check_fingerprint(column, table, stored, identity, verb="this query has")
+            return config, config.load("auto")
         except (ModelNotFound, FingerprintMismatch) as failure:
             raise type(failure)(f"{failure}\n  {remedy}") from failure
-        return config, config.load("auto")
 
 
 def relocate(config: EmbedderConfig, column: str, paths: Mapping[str, str]) -> EmbedderConfig:

@@ -1,20 +1,41 @@
 """Where a model's files lie and what their content is: the revision that a fingerprint holds.
 
 A model is a local folder, whose revision is the sha256 over its files, or a hub id, whose revision is the commit that
-the hub resolves. Hashes of large files are cached by path, size and mtime.
+the hub resolves. Hashes of large files are cached by path, size and mtime. Jobs download what they name; a reader of a
+table, whose words are another's, looks models up within `downloads_if(False)`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from operators.embedders.base import short_hash
 from operators.errors import ModelNotFound
 
 HASH_CACHE = "sha256.json"
+NO_DOWNLOADS = "is not on this machine, and nothing is downloaded without `allow_downloads=True`."
+
+_downloads_allowed: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
+
+
+@contextmanager
+def downloads_if(allowed: bool) -> Iterator[None]:
+    """Within, models are fetched where they are not on this machine, or, unless `allowed`, are a `ModelNotFound`."""
+    token = _downloads_allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _downloads_allowed.reset(token)
+
+
+def downloads_allowed() -> bool:
+    """Whether models may be fetched; see `downloads_if`."""
+    return _downloads_allowed.get()
 
 
 def sha256_of(path: Path) -> str:
@@ -52,11 +73,25 @@ def revision_of_files(files: Iterable[Path], root: Path) -> str:
     return short_hash({file.relative_to(root).as_posix(): sha256_of(file) for file in sorted(files)})
 
 
+def check_pinned(files: str, found: str, pinned: str | None) -> None:
+    """Raise `ModelNotFound`, naming both revisions, where `pinned` is not what `files` (words for them) are."""
+    if pinned not in (None, found):
+        raise ModelNotFound(
+            f"{files} are {found}, not {pinned}, which `revision` pins.\n"
+            "  Give the files of that revision, or pin the one that is there."
+        )
+
+
+def skipped(name: Path) -> bool:
+    """Whether a file below the model's folder takes no part in the torch model."""
+    return name.parts[0] in ("onnx", "openvino") or any(part.startswith(".") for part in name.parts)
+
+
 def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
     """Folder with the model's files, and the hub commit it holds (None for a local folder).
 
     `model` is a local folder, or a hub id, of which the files that match `patterns` are fetched once, at `revision`.
-    Raises `ModelNotFound` with the remedy.
+    Raises `ModelNotFound` with the remedy. The files of a local folder are not compared with `revision`.
     """
     local = Path(model).expanduser()
     if local.is_dir():
@@ -74,8 +109,14 @@ def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tup
     except ImportError as failure:
         raise ModelNotFound(f"'{model}' is no local folder, and huggingface_hub is not installed.") from failure
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+        folder = Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=list(patterns), local_files_only=not downloads_allowed()
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as failure:
+        if not downloads_allowed():
+            raise ModelNotFound(f"model '{model}' {NO_DOWNLOADS}") from failure
         raise ModelNotFound(
             f"model '{model}' is neither a local folder nor to be had from the hub: {str(failure).splitlines()[0]}\n"
             "  Check the name, or download the model and give its folder."

@@ -66,7 +66,11 @@ class EmbedderConfig(BaseModel, ABC):
 
     @abstractmethod
     def load(self, device: str, threads: int | None = None) -> Embedder:
-        """Load the weights onto `device` ("cpu", "cuda"). `threads` bounds the CPU threads of the model's library."""
+        """Load the weights onto `device` ("cpu", "cuda"). `threads` bounds the CPU threads of the model's library.
+
+        Runs no code of the model's own unless a field `trust_remote_code` says so, and fetches nothing unless
+        `operators.model_files.downloads_allowed()`.
+        """
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this config that changes a vector's numbers, as JSON-able values."""

@@ -7,18 +7,21 @@ transformers; the actor pads each batch to its longest row and runs the model's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from operators.batch import Batch, object_array
 from operators.embedders.base import EmbedderConfig, Role, normalize_rows
 from operators.errors import MissingExtra, ModelNotFound, SpecError
-from operators.model_files import find_model, revision_of_files
+from operators.model_code import check_code, code_named
+from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, find_model, revision_of_files, skipped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,6 +33,8 @@ BODY_CONFIGS = tuple(
 )
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # names that `encode_document` looks for, in its order
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+ALL_FILES = (*CONFIG_FILES, *WEIGHT_FILES, "*.py")
+PINNED = re.compile(r"[0-9a-f]{40}|[0-9a-f]{32}")  # a hub commit, or `revision_of_files`
 EXTRA = "family 'sentence_transformers' needs an extra: pip install 'latentlake[sentence-transformers]'"
 
 
@@ -37,7 +42,8 @@ class Config(EmbedderConfig):
     """A sentence-transformers model: a folder or a hub id.
 
     Prompts are put before the text; where they are None the model's own (`config_sentence_transformers.json`) hold.
-    `max_tokens` narrows the model's window. What stands below it is filled in by `resolve`.
+    `max_tokens` narrows the model's window. `trust_remote_code` lets code run that the model brings, of a pinned revision.
+    What stands below it is filled in by `resolve`.
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -49,16 +55,41 @@ class Config(EmbedderConfig):
     document_prompt: str | None = None
     query_prompt: str | None = None
     max_tokens: int | None = Field(default=None, ge=3)
+    trust_remote_code: bool = False
 
     dim: int | None = None
     lowercase: bool | None = None
 
+    @model_validator(mode="after")
+    def pinned_where_trusted(self) -> Self:
+        """Code that is trusted is that of one revision."""
+        if self.trust_remote_code and not PINNED.fullmatch(self.revision or ""):
+            raise ValueError(
+                "trust_remote_code needs a pinned `revision`: the commit of a hub model (40 hex digits) or the hash of a "
+                "folder's files (32); `latentlake plan` without trust_remote_code says which it is"
+            )
+        return self
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """`trust_remote_code` stands in it only where it is on: it is younger than the tables that lack it."""
+        fields = super().fingerprint_fields()
+        return fields if self.trust_remote_code else {k: v for k, v in fields.items() if k != "trust_remote_code"}
+
     def resolve(self) -> Self:
-        """Pin the revision and read dimension, window and prompts from the model's files."""
+        """Pin the revision and read dimension, window and prompts from the model's files.
+
+        Raises `ModelNotFound` where the files are not those pinned, `SpecError` where the model brings untrusted code.
+        """
         folder, commit = find_model(self.model, self.revision, CONFIG_FILES)
-        if commit is None:
-            names = [n for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for n in folder.rglob(pattern)]
-            commit = revision_of_files([n for n in names if not skipped(n.relative_to(folder))], folder)
+        revision = commit or revision_of_folder(folder)
+        check_code(self.model, folder, revision, self.trust_remote_code)
+        if commit is None or self.trust_remote_code:  # else `revision` may be a branch, which stands for a commit
+            check_pinned(f"the files of model '{self.model}'", revision, self.revision)
+        if next(folder.rglob("adapter_config.json"), None):
+            raise SpecError(
+                f"model '{self.model}' is an adapter, whose base model its revision does not pin.\n"
+                "  Merge the two (`merge_and_unload()` of peft), and give the merged model."
+            )
         body = next((found for name in BODY_CONFIGS if (found := read_json(folder / name))), {})
         prompts = read_json(folder / "config_sentence_transformers.json")
         named = {name: prompt for name, prompt in (prompts.get("prompts") or {}).items() if prompt is not None}
@@ -66,7 +97,7 @@ class Config(EmbedderConfig):
         document = next((named[name] for name in DOCUMENT_PROMPTS if name in named), default)
         window = window_of(folder, body)
         found = {
-            "revision": commit,
+            "revision": revision,
             "dim": dimension_of(folder),
             "lowercase": bool(body.get("do_lower_case", False)),
             "max_tokens": window if self.max_tokens is None else min(self.max_tokens, window),
@@ -126,7 +157,10 @@ class Config(EmbedderConfig):
         }
 
     def load(self, device: str, threads: int | None = None) -> SentenceTransformerEmbedder:
-        """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process."""
+        """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
+
+        Raises `ModelNotFound` where there are no weights, or none that load without running code.
+        """
         try:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -138,8 +172,26 @@ class Config(EmbedderConfig):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         logging.disable_progress_bar()
-        folder, commit = find_model(self.model, self.revision, (*CONFIG_FILES, *WEIGHT_FILES))
-        model = SentenceTransformer(str(folder), device=device, revision=None if commit is None else self.revision)
+        folder, commit = find_model(self.model, self.revision, ALL_FILES)
+        if not files_of(folder, WEIGHT_FILES):
+            lacking = "has no weights (*.safetensors)." if commit is None or downloads_allowed() else NO_DOWNLOADS
+            raise ModelNotFound(f"model '{self.model}' {lacking}")
+        if self.trust_remote_code:
+            self.resolve()  # the code that runs here is that of the pinned revision, also where another machine resolved
+        try:
+            model = SentenceTransformer(
+                str(folder),
+                device=device,
+                revision=None if commit is None else self.revision,
+                trust_remote_code=self.trust_remote_code,
+                local_files_only=True,  # all that the revision covers is in the folder
+                model_kwargs={"weights_only": True},  # or the model's own files could switch it off
+            )
+        except UnpicklingError as failure:
+            raise ModelNotFound(
+                f"weights of model '{self.model}' do not load as tensors alone: damaged, or with objects that run code.\n"
+                "  Where you trust them, convert them to safetensors: load the model and call its save_pretrained(FOLDER)."
+            ) from failure
         return SentenceTransformerEmbedder(model.eval(), self)
 
     def _tokenizer(self, truncate: int | None = None) -> Tokenizer:
@@ -209,9 +261,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def skipped(name: Path) -> bool:
-    """Whether a file below the model's folder takes no part in the torch model."""
-    return name.parts[0] in ("onnx", "openvino") or any(part.startswith(".") for part in name.parts)
+def revision_of_folder(folder: Path) -> str:
+    """Revision of a local model: of its configuration and weights, and of its Python files where its files name any."""
+    patterns = ALL_FILES if any(code_named(folder)) else (*CONFIG_FILES, *WEIGHT_FILES)
+    return revision_of_files(files_of(folder, patterns), folder)
+
+
+def files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Files below a model's folder that match a pattern and take part in the torch model."""
+    found = [path for pattern in patterns for path in folder.rglob(pattern)]
+    return [path for path in found if not skipped(path.relative_to(folder))]
 
 
 def window_of(folder: Path, body: dict[str, Any]) -> int:

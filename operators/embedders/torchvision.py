@@ -7,6 +7,7 @@ Pillow, to uint8; normalisation (mean, std) happens on the actor, so that a quar
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import Field
 from operators.batch import Batch
 from operators.embedders.base import EmbedderConfig, Role, normalize_rows
 from operators.errors import MissingExtra, ModelNotFound, unknown_name
-from operators.model_files import sha256_of
+from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, sha256_of
 from operators.preprocess.image import crop_to_square, resize_shorter_side
 
 EXTRA = "family 'torchvision' needs an extra: pip install 'latentlake[torchvision]'"
@@ -45,7 +46,10 @@ class Config(EmbedderConfig):
     dim: int | None = None
 
     def resolve(self) -> Self:
-        """Pin the weights (sha256 of a file, the hash in a published file's name) and read the dimension off the model."""
+        """Pin the weights (sha256 of a file, the hash in a published file's name) and read the dimension off the model.
+
+        Raises `ModelNotFound` where the weights are not there, or not those pinned.
+        """
         usual: dict[str, Any] = {
             "resize": 256,
             "crop": 224,
@@ -71,8 +75,7 @@ class Config(EmbedderConfig):
                 "std": tuple(preset.std),
             }
         given = {name: getattr(self, name) if getattr(self, name) is not None else usual[name] for name in usual}
-        if self.revision not in (None, revision) and not is_file(self.weights):
-            raise ModelNotFound(f"weights '{self.weights}' of '{self.model}' are {revision}, not {self.revision}.")
+        check_pinned(f"weights '{self.weights}' of '{self.model}'", revision, self.revision)
         return self.model_copy(update={**given, "revision": revision, "dim": feature_dimension(self.model)})
 
     @property
@@ -108,17 +111,28 @@ class Config(EmbedderConfig):
         return IMAGES_A_BATCH["cuda" if device.startswith("cuda") else "cpu"] * self.side**2
 
     def load(self, device: str, threads: int | None = None) -> TorchvisionEmbedder:
-        """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process."""
+        """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
+
+        Raises `ModelNotFound` where the weights do not load without running code, or would have to be fetched and may not.
+        """
         torch, _ = import_libraries()
         if threads:
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if is_file(self.weights):
-            model = build_model(self.model)
-            model.load_state_dict(read_state(Path(self.weights).expanduser()))
-        else:
-            model = build_model(self.model, named_weights(self.model, self.weights))
+        try:
+            if is_file(self.weights):
+                model = build_model(self.model)
+                model.load_state_dict(read_state(Path(self.weights).expanduser()))
+            else:
+                named = named_weights(self.model, self.weights)
+                check_published(named)
+                model = build_model(self.model, named)
+        except UnpicklingError as failure:
+            raise ModelNotFound(
+                f"weights '{self.weights}' do not load as tensors alone: damaged, or with objects that run code.\n"
+                "  Where you trust them, convert them: safetensors.torch.save_file(state_dict, 'weights.safetensors')."
+            ) from failure
         cut_classifier(model)
         return TorchvisionEmbedder(model.float().eval().to(device), device, self)
 
@@ -198,6 +212,18 @@ def read_state(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     torch, _ = import_libraries()
     return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def check_published(named: Any) -> None:
+    """Fetch published weights, where they are not in torch's cache, and read them as tensors alone.
+
+    torchvision reads them once more, without `weights_only`: a file that is not what was published would run code there.
+    """
+    torch, _ = import_libraries()
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
+    if not cached.is_file() and not downloads_allowed():
+        raise ModelNotFound(f"weights file '{cached.name}' {NO_DOWNLOADS}")
+    named.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
 
 
 def cut_classifier(model: Any) -> int:

@@ -78,6 +78,7 @@ CASES = {
             "revision": "0" * 32,
             "document_prompt": "passage: ",
             "max_tokens": 17,
+            "trust_remote_code": True,
             "dim": 3,
             "lowercase": True,
             "normalize": True,

@@ -199,10 +199,10 @@ def test_windows_and_dimensions_of_other_models(copied: Path):
     (copied / "modules.json").write_text(
         json.dumps(
             [
-                {"path": "", "type": "a.Transformer"},
-                {"path": "1_Pooling", "type": "a.Pooling"},
-                {"path": "2", "type": "a.Dense"},
-                {"path": "3", "type": "a.Normalize"},
+                {"path": "", "type": "sentence_transformers.models.Transformer"},
+                {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                {"path": "2", "type": "sentence_transformers.models.Dense"},
+                {"path": "3", "type": "sentence_transformers.models.Normalize"},
             ]
         )
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model_maker import Payload
 from PIL import Image
 
 from latentlake.provenance import fingerprint_of
@@ -18,6 +19,7 @@ from operators.batch import Batch, make_batch, object_array
 from operators.chain import Chain
 from operators.embedders.torchvision import Config, cut_classifier, feature_dimension
 from operators.errors import ModelNotFound, UnknownName
+from operators.model_files import downloads_if
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -171,16 +173,6 @@ def test_weights_that_are_not_there(path: str, tmp_path: Path, monkeypatch: pyte
         Config(model="resnet18", weights=path).resolve()
 
 
-class Payload:
-    """What runs code when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return (Path.touch, (self.target,))
-
-
 def test_a_torch_file_of_tensors_loads(weights: Path, pictures: list[Image.Image], tmp_path: Path):
     from safetensors.torch import load_file
 
@@ -194,9 +186,39 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
     target = tmp_path / "it ran"
     torch.save({"weight": Payload(target)}, tmp_path / "w.pth")
     config = Config(model="squeezenet1_0", weights=str(tmp_path / "w.pth")).resolve()
-    with pytest.raises((pickle.UnpicklingError, ModelNotFound)):
+    with pytest.raises(
+        ModelNotFound, match=r"w\.pth' do not load as tensors alone[\s\S]*safetensors\.torch\.save_file"
+    ):
         config.load("cpu")
     assert not target.exists()
+
+
+def test_a_pinned_file_is_compared_with_its_content(tmp_path: Path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"some weights")
+    content = hashlib.sha256(b"some weights").hexdigest()
+    assert Config(model="resnet18", weights=str(path), revision=content).resolve().revision == content
+    with pytest.raises(ModelNotFound, match=f"are {content}, not {'0' * 64}, which `revision` pins"):
+        Config(model="resnet18", weights=str(path), revision="0" * 64).resolve()
+
+
+def test_published_weights_in_the_cache_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    cached.parent.mkdir(parents=True)
+    config = Config(model="squeezenet1_1", weights="DEFAULT").resolve()
+    with (
+        downloads_if(False),
+        pytest.raises(ModelNotFound, match=rf"'{cached.name}' is not on this machine.*allow_downl"),
+    ):
+        config.load("cpu")
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), cached)
+    with downloads_if(False):
+        assert config.load("cpu").config == config
+    torch.save({"weight": Payload(tmp_path / "it ran")}, cached)
+    with pytest.raises(ModelNotFound, match="'DEFAULT' do not load as tensors alone"):
+        config.load("cpu")
+    assert not (tmp_path / "it ran").exists()
 
 
 def test_preparation_loads_no_torch(weights: Path):
