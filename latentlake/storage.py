@@ -7,9 +7,13 @@ Option values are literals for what is public and references for what is secret:
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from urllib.parse import urlsplit
 import fsspec
 
 from operators.errors import SpecError
+
+log = logging.getLogger(__name__)
 
 OBJECT_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "abfs", "abfss": "abfss"}
 SECRET_WORDS = ("secret", "token", "password", "account_key", "sas", "access_key_id", "api_key", "credential")
@@ -84,19 +90,21 @@ class Storage:
     def __hash__(self) -> int:
         return hash((self.uri, *sorted(self.options.items())))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as references: the open filesystem, which holds the secrets they lead to, stays in its process."""
+        return type(self), (self.uri, dict(self.options))
+
     @cached_property
     def fs(self) -> fsspec.AbstractFileSystem:
-        """The filesystem. Object stores are reached through obstore, which retries with backoff by itself."""
+        """The filesystem. Object stores are reached through obstore, as patiently as `latentlake.retries` says."""
         scheme = scheme_of(self.uri)
         if scheme == "file":
             return fsspec.filesystem("file", auto_mkdir=True)
         if scheme not in OBJECT_STORES:
             return fsspec.filesystem(scheme, **resolve_options(self.options))
-        from obstore.fsspec import FsspecStore
+        from latentlake.retries import PatientStore, store_arguments
 
-        config = lance_options(self.uri, self.options)
-        client = {"allow_http": True} if config.pop("allow_http", "false") == "true" else {}
-        return FsspecStore(OBJECT_STORES[scheme], config=config or None, client_options=client or None)
+        return PatientStore(OBJECT_STORES[scheme], **store_arguments(lance_options(self.uri, self.options)))
 
     @cached_property
     def root(self) -> str:
@@ -126,33 +134,159 @@ class Storage:
 
         Where the place is itself an object, that one alone.
         """
-        import obstore
-        from obstore.store import from_url
+        from latentlake.retries import list_pages
 
-        config = lance_options(self.uri, self.options)
-        client = {"allow_http": True} if config.pop("allow_http", "false") == "true" else {}
-        # The prefix is no part of the URL, in which '#', '?' and '%' of a key would mean something else.
-        scheme, bucket = urlsplit(self.lance_uri)[:2]
-        store = from_url(f"{scheme}://{bucket}", config=config or None, client_options=client or None)
         prefix, found = self.root.partition("/")[2], False
-        for page in obstore.list(store, prefix=prefix or None, chunk_size=1000):
+        for page in list_pages(self._bucket, prefix):
             found = True
-            yield list(page)
+            yield page
         if prefix and not found:
             try:
-                yield [obstore.head(store, prefix)]
+                yield [self.head(self.root)]
             except FileNotFoundError:
                 return
 
+    def answers(self) -> bool:
+        """Whether the object store of this place answers at all; asked with little patience."""
+        from latentlake.retries import PROBE_S, is_outage
+
+        hasty = Storage(self.uri, {**self.options, "client_retry_timeout": str(PROBE_S), "read_timeout": f"{PROBE_S}s"})
+        try:
+            hasty.head(self.path("does-it-answer"))
+        except Exception as failure:  # "not found" and "not allowed" are answers
+            return not is_outage(failure)
+        return True
+
+    def head(self, path: str) -> dict[str, Any]:
+        """What `list_pages` says of one object, asked anew. Raises `FileNotFoundError`."""
+        import obstore
+
+        found: dict[str, Any] = obstore.head(self._bucket, path.partition("/")[2])
+        return found
+
+    @cached_property
+    def _bucket(self) -> Any:
+        """The bucket of an object store, in which paths are keys."""
+        from obstore.store import from_url
+
+        from latentlake.retries import store_arguments
+
+        # The prefix is no part of the URL, in which '#', '?' and '%' of a key would mean something else.
+        scheme, bucket = urlsplit(self.lance_uri)[:2]
+        return from_url(f"{scheme}://{bucket}", **store_arguments(lance_options(self.uri, self.options)))
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        """Write a small object below this place unless one of that name is there; whether it now holds `content`.
+
+        True also where a retried request finds what the first attempt wrote, so contents must tell writers apart.
+        Raises `SpecError` for a kind of store that cannot do it.
+        """
+        path, scheme = self.path(name), scheme_of(self.uri)
+        if scheme in OBJECT_STORES:
+            from latentlake.retries import create
+
+            return create(self._bucket, path.partition("/")[2], content)
+        if scheme != "file":
+            raise SpecError(f"'{self.uri}': a lake lies on local disk or in an object store (s3, gs, az).")
+        try:
+            write_once(Path(path), content)
+        except FileExistsError:
+            try:
+                return Path(path).read_bytes() == content
+            except FileNotFoundError:
+                return False
+        return True
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small object below this place, in place of one of that name; whoever reads it finds one or the other whole."""
+        path = self.path(name)
+        if scheme_of(self.uri) != "file":
+            self.fs.pipe_file(path, content)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with draft_of(Path(path), content) as draft:
+            draft.replace(path)
+
+    def check_conditional_writes(self) -> None:
+        """Raise `SpecError` where this place lets a second writer overwrite what a first one wrote if absent.
+
+        A table there could lose commits. Local disks are known to be right.
+        """
+        if scheme_of(self.uri) == "file":
+            return
+        name = f"probe-{secrets.token_hex(8)}"
+        try:
+            if self.put_if_absent(name, b"first") and not self.put_if_absent(name, b"second"):
+                return
+        except NotImplementedError:
+            log.debug("'%s' refuses conditional writes", self.uri)
+        finally:
+            self.remove(name)
+        raise SpecError(
+            f"'{self.uri}': the store ignores conditional writes (If-None-Match), so that two writers could overwrite each "
+            "other's commits.\n  Use a store that has them for tables; objects may be read from this one."
+        )
+
+    def list_names(self) -> list[str]:
+        """Names of what lies directly below this place, sorted; empty where there is nothing."""
+        try:
+            paths = self.fs.ls(self.root, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for path in paths if (name := path.rstrip("/").rsplit("/", 1)[-1]))
+
+    def list_times(self) -> list[tuple[str, datetime]]:
+        """Names of the files directly below this place, with the time (UTC) that each was written."""
+        try:
+            found = self.fs.ls(self.root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        times = []
+        for info in found:
+            if info["type"] == "file":
+                written = info.get("last_modified", info.get("mtime"))
+                moment = written if isinstance(written, datetime) else datetime.fromtimestamp(float(written), UTC)
+                times.append((info["name"].rsplit("/", 1)[-1], moment))
+        return times
+
+    def remove(self, *parts: str) -> None:
+        """Remove a file or a folder below this place, with all in it; nothing happens where there is none."""
+        path = self.path(*parts)
+        with suppress(FileNotFoundError):  # another process may remove it at the same time
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)
+
     @property
     def lance_options(self) -> dict[str, str] | None:
-        """`storage_options` for Lance at this place; None on local disk."""
-        return None if scheme_of(self.uri) == "file" else lance_options(self.uri, self.options)
+        """`storage_options` for Lance at this place, with our patience; None on local disk."""
+        if scheme_of(self.uri) == "file":
+            return None
+        from latentlake.retries import lance_patience
+
+        return lance_patience() | lance_options(self.uri, self.options)
 
     @property
     def lance_uri(self) -> str:
         """URI for Lance: an absolute path on local disk."""
         return self.root if scheme_of(self.uri) == "file" else self.uri.replace("s3a://", "s3://", 1)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all. Raises `FileExistsError` where there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(path, content) as draft:
+        path.hardlink_to(draft)
+
+
+@contextmanager
+def draft_of(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` that holds `content`, for as long as it takes to put it there."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_bytes(content)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> Storage:

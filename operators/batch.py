@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from operators.errors import redact_url
+
 Batch = dict[str, np.ndarray]
+
+DEBUG = "\n\nDebug source:"  # what obstore shows of its insides, behind the message
 
 
 def object_array(values: Sequence[Any]) -> np.ndarray:
@@ -56,6 +60,10 @@ class RowError(ValueError):
     """Raised for one row by a function given to `map_rows`; its text becomes the reason."""
 
 
+class ReadError(RowError):
+    """Why an object cannot be read now; it may be later."""
+
+
 class RowFiltered(Exception):
     """Raised for one row by a function given to `map_rows`: the row is dropped, with its text as the reason."""
 
@@ -80,8 +88,8 @@ def map_rows(batch: Batch, fn: Callable[[Any], Any], *, column: str, into: str, 
 
 
 def describe(failure: BaseException) -> str:
-    """One line, of 300 characters at most, that says what failed."""
-    text = " ".join(str(failure).split())
+    """One line, of 300 characters at most, that says what failed, without secrets."""
+    text = " ".join(redact_url(str(failure).partition(DEBUG)[0]).split())
     if not isinstance(failure, RowError):
         text = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
     return text[:300]

@@ -13,21 +13,48 @@ LatentLakeError
 ├── SourceError                  the source could not be listed (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
-└── WriterConflict               another writer changed the table (exit 4)
+└── WriterConflict               another writer holds, or changed, the table (exit 4)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+# Where secrets stand in addresses, and in what object stores answer: each pattern keeps its first group.
+SECRETS = (
+    re.compile(r"(://)[^/?#\s'\"]*(?=@)"),
+    re.compile(
+        r"([?&;](?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|awsaccesskeyid|googleaccessid|sig|token"
+        r"|access_token|refresh_token|api_key|apikey|password|secret)=)[^&;\s'\"<>)]+",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"(<(?:AWSAccessKeyId|SignatureProvided|StringToSign|StringToSignBytes|CanonicalRequest|CanonicalRequestBytes|Token-\d"
+        r"|SessionToken)>)[^<]+"
+    ),
+    re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+", re.IGNORECASE),
+    re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"),
+)
+
+
+def redact_url(text: str) -> str:
+    """A text without the secrets of the addresses in it: user and password, signatures, tokens, access key ids."""
+    for pattern in SECRETS:
+        text = pattern.sub(r"\1***", text)
+    return text
+
 
 class LatentLakeError(Exception):
-    """Base of the tree. `exit_code` is what the CLI ends with."""
+    """Base of the tree. `exit_code` is what the CLI ends with. A message is redacted as it is made."""
 
     exit_code: ClassVar[int] = 1
     report: dict[str, Any] | None = None  # of the run that this error ended, where one was under way
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact_url(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SpecError(LatentLakeError):
@@ -40,7 +67,7 @@ class InvalidSpec(SpecError):
     """A job with mistakes. `problems` holds one line for each: where it is, what it is, the remedy."""
 
     def __init__(self, problems: Sequence[str], source: str = "job") -> None:
-        self.problems = list(problems)
+        self.problems = [redact_url(problem) for problem in problems]
         self.source = source
         count = f"{len(self.problems)} mistake{'s' if len(self.problems) != 1 else ''}"
         super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
@@ -94,7 +121,7 @@ class GateRefused(LatentLakeError):
 
 
 class WriterConflict(LatentLakeError):
-    """Another writer changed the table between our read and our commit."""
+    """Another writer holds the table, or changed it between our read and our commit."""
 
     exit_code = 4
 

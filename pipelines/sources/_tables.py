@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from pathspec import GitIgnoreSpec
 from pydantic import Field
 
 from latentlake.storage import Storage
-from operators.batch import RowError, describe
+from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, did_you_mean
+from pipelines.sources._bounds import CHANGED, GONE, LINK_OUT, OUTSIDE, is_below, version_of
 from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
-from pipelines.sources.files import Found, walk_files
+from pipelines.sources.files import Found, check_alive, walk_files
 
 MISFITS = (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError)  # raised for a value that no type takes
-MERGE_GAP_BYTES = 1 << 20  # two records nearer than this are fetched in one request
+# Raised by `fetch` of a file that cannot be read, and of bytes that are not those of the version that was listed.
+UNFIT = (OSError, ValueError, LookupError, AttributeError, StopIteration, RecursionError, SourceError, csv.Error, pa.ArrowException, BaseError)  # fmt: skip
+MERGE_GAP_BYTES = 1 << 20  # two records nearer than this are fetched in one request,
+REQUEST_BYTES = 16 << 20  # which is no longer than this unless one record is
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,15 @@ class TableSource(SourceConfig):
 
     @abstractmethod
     def fetch(
-        self, storage: Storage, uri: str, version: str, positions: Sequence[int], sizes: Sequence[int]
+        self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> dict[str, list[Any]]:
-        """Values of `columns` of the rows at `positions`, which ascend, of a file at one version."""
+        """Values of `columns` of the rows at `positions`, which ascend, of a file at one version.
+
+        What is kept of the file for later calls is kept by its version, until `forget`.
+        """
+
+    def forget(self) -> None:
+        """Drop what `fetch` has kept, for it may be of another version than it is kept by."""
 
     @abstractmethod
     def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
@@ -72,28 +83,33 @@ class TableSource(SourceConfig):
             if same is not None:
                 yield same
                 continue
+            if found.error == LINK_OUT:
+                yield as_listing([found.entry()])
+                continue
+            if found.error:
+                raise SourceError(f"cannot list '{found.uri}': {found.error}")
             for group in in_groups(self._scan(found), LISTING_ROWS):
                 yield as_listing([self._entry(found, record) for record in group])
 
     def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
-        """Read the rows of a slice of the listing, file by file."""
+        """Read the rows of a slice of the listing, file by file. Raises `SourceError` where their store is dead."""
         uris, errors = entries["uri"].to_pylist(), entries["error"].to_pylist()
-        versions = [str(version) for version in entries["version"].to_pylist()]
+        versions = entries["version"].to_pylist()
         positions, sizes = entries["position"].to_pylist(), entries["size"].to_pylist()
         contents: list[Any] = [RowError(error) if error else None for error in errors]
         values: dict[str, list[Any]] = {name: [None] * len(uris) for name in self.metadata}
         storage = self.storage
-        for uri in dict.fromkeys(uris):
-            rows = sorted((r for r in range(len(uris)) if uris[r] == uri and not errors[r]), key=lambda r: positions[r])
-            if not rows:
-                continue
-            try:
-                fetched = self.fetch(
-                    storage, uri, versions[rows[0]], [positions[r] for r in rows], [sizes[r] or 0 for r in rows]
-                )
-            except (OSError, ValueError, KeyError, pa.ArrowException, BaseError) as failure:
+        files: dict[tuple[str, str | None], list[int]] = {}
+        for row in range(len(uris)):
+            if not errors[row]:
+                files.setdefault((uris[row], versions[row]), []).append(row)
+        for (uri, version), rows in files.items():
+            rows.sort(key=lambda r: positions[r])
+            places, lengths = [positions[r] for r in rows], [sizes[r] or 0 for r in rows]
+            fetched = self._fetch_unchanged(storage, uri, version, places, lengths)
+            if isinstance(fetched, Exception):
                 for row in rows:
-                    contents[row] = failure
+                    contents[row] = fetched
                 continue
             for at, row in enumerate(rows):
                 contents[row] = fetched[self.content][at]
@@ -108,6 +124,35 @@ class TableSource(SourceConfig):
         if uri is None or not self.metadata:
             return []
         return self.infer_fields(self.storage, uri)
+
+    def _fetch_unchanged(
+        self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
+    ) -> dict[str, list[Any]] | Exception:
+        """See `fetch`; or why the file's rows cannot be had: it is gone, or not the one that was listed.
+
+        Positions mean other rows in another version, so the version is looked up before and after.
+        """
+        try:
+            if not is_below(storage, uri):
+                return ReadError(OUTSIDE)
+            if version is None:
+                self.forget()
+            elif version_of(storage, uri) != version:
+                return ReadError(CHANGED)
+            try:
+                fetched: dict[str, list[Any]] | Exception = self.fetch(storage, uri, version, positions, sizes)
+            except UNFIT as failure:
+                check_alive(storage, failure)
+                fetched = failure
+            if version is not None and version_of(storage, uri) != version:
+                self.forget()
+                return ReadError(CHANGED)
+        except FileNotFoundError:
+            return ReadError(GONE)
+        except (OSError, ValueError, BaseError) as failure:
+            check_alive(storage, failure)
+            return failure
+        return ReadError(GONE) if isinstance(fetched, FileNotFoundError) else fetched
 
     def _files(self) -> Iterator[Found]:
         wanted = GitIgnoreSpec.from_lines(self.include or [f"*{suffix}" for suffix in self.suffixes])
@@ -178,7 +223,11 @@ def fetch_ranges(storage: Storage, uri: str, starts: Sequence[int], sizes: Seque
     first = 0
     while first < len(starts):
         last = first
-        while last + 1 < len(starts) and starts[last + 1] - (starts[last] + sizes[last]) < MERGE_GAP_BYTES:
+        while (
+            last + 1 < len(starts)
+            and starts[last + 1] - (starts[last] + sizes[last]) < MERGE_GAP_BYTES
+            and starts[last + 1] + sizes[last + 1] - starts[first] <= REQUEST_BYTES
+        ):
             last += 1
         block = storage.fs.cat_file(path, start=starts[first], end=starts[last] + sizes[last])
         for index in range(first, last + 1):

@@ -49,7 +49,7 @@ class Source(TableSource):
                     yield Record(record[column], position, size)
 
     def fetch(
-        self, storage: Storage, uri: str, version: str, positions: Sequence[int], sizes: Sequence[int]
+        self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> dict[str, list[Any]]:
         """Records at byte offsets."""
         header = read_header(storage, uri, version, self.delimiter)
@@ -57,6 +57,10 @@ class Source(TableSource):
         texts = (block.decode("utf-8") for block in fetch_ranges(storage, uri, positions, sizes))
         records = [next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)) for text in texts]
         return {name: [record[at] for record in records] for name, at in zip(self.columns, places, strict=True)}
+
+    def forget(self) -> None:
+        """Drop the headers that were kept."""
+        read_header.cache_clear()
 
     def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
         """Types that fit the records of the first megabyte."""
@@ -96,7 +100,7 @@ class CountedLines:
 
 
 @lru_cache(maxsize=64)
-def read_header(storage: Storage, uri: str, version: str, delimiter: str) -> list[str]:
+def read_header(storage: Storage, uri: str, version: str | None, delimiter: str) -> list[str]:
     """Column names of a CSV file."""
     with storage.fs.open(storage.path_of(uri), "rb") as file:
         return next_header(csv.reader(CountedLines(file), delimiter=delimiter), uri)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -15,12 +15,24 @@ from obstore.exceptions import BaseError
 from pathspec import GitIgnoreSpec
 from pydantic import Field
 
+from latentlake.retries import is_outage
 from latentlake.storage import OBJECT_STORES, Storage, scheme_of
-from operators.batch import RowError
-from operators.errors import SourceError
+from operators.batch import ReadError, RowError, describe
+from operators.errors import SourceError, redact_url
+from pipelines.sources._bounds import (
+    GONE,
+    LINK_OUT,
+    OUTSIDE,
+    fsspec_version,
+    is_below,
+    local_version,
+    store_version,
+)
 from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
 
 REMOTE_READS = 32  # requests under way at once from one reading task
+READ_TRIES = 4  # of a file that changes while it is read
+CLOCK_TICK_S = 0.02  # within which some systems give two changes of a file one time
 
 
 class Source(SourceConfig):
@@ -40,22 +52,36 @@ class Source(SourceConfig):
             yield as_listing([found.entry() for found in group])
 
     def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
-        """Read whole files, several at once from a remote store."""
+        """Read whole files as they are now, several at once from a remote store. Raises `SourceError` where it is dead."""
         errors, uris = entries["error"].to_pylist(), entries["uri"].to_pylist()
         storage = self.storage
 
+        dead: list[SourceError] = []  # once one reader finds the store dead, no other begins
+
         def read_one(uri: str, error: str | None) -> bytes | Exception:
-            return RowError(error) if error else read_file(storage, uri)
+            if error:
+                return RowError(error)
+            if dead:
+                return dead[0]
+            try:
+                return read_file(storage, uri)
+            except SourceError as failure:
+                dead.append(failure)
+                return failure
 
         workers = 1 if scheme_of(self.uri) == "file" else REMOTE_READS
         with ThreadPoolExecutor(workers) as pool:
             contents = list(pool.map(read_one, uris, errors))
+        if dead:
+            raise dead[0]
         return Objects(contents, pa.table({}))
 
     def _wanted(self) -> Callable[[str], bool]:
         include = GitIgnoreSpec.from_lines(self.include) if self.include else None
-        exclude = GitIgnoreSpec.from_lines(self.exclude)
-        return lambda name: (include is None or include.match_file(name)) and not exclude.match_file(name)
+        exclude = GitIgnoreSpec.from_lines(self.exclude) if self.exclude else None
+        return lambda name: (
+            (include is None or include.match_file(name)) and (exclude is None or not exclude.match_file(name))
+        )
 
 
 @dataclass(frozen=True)
@@ -86,43 +112,47 @@ def walk_files(storage: Storage) -> Iterator[Found]:
     try:
         yield from walk(storage)
     except (OSError, ValueError, BaseError) as failure:
-        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        reason = redact_url((str(failure).splitlines() or [type(failure).__name__])[0])
         raise SourceError(
             f"cannot list '{storage.uri}': {reason}\n  Nothing was changed; mend it and run again."
         ) from failure
 
 
 def walk_local(storage: Storage) -> Iterator[Found]:
-    """Walk a local folder in the order of names. A dangling link is a file that cannot be read; links to folders are not
-    followed."""
-    root = Path(storage.root)
-    if root.is_file():
-        yield found_local(root.name, root)
+    """Walk a local folder in the order of names. Links to folders are not followed; a dangling link is a file that cannot
+    be read, and so is a link that leads out of the folder."""
+    root = storage.root
+    if os.path.isfile(root):  # noqa: PTH113 (strings throughout: pathlib takes most of the time of a large walk)
+        yield found_local(root.rpartition("/")[2], root)
         return
-    folders = [root]
+    folders, prefix = [root], len(root.rstrip("/")) + 1
     while folders:
         with os.scandir(folders.pop()) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
-        folders += [Path(e.path) for e in reversed(entries) if e.is_dir(follow_symlinks=False)]
+        folders += [e.path for e in reversed(entries) if e.is_dir(follow_symlinks=False)]
         for entry in entries:
-            if not os.path.isdir(entry.path):  # noqa: PTH112 (the others raise for a link to itself)
-                yield found_local(os.path.relpath(entry.path, root), Path(entry.path))
+            link = entry.is_symlink()
+            if os.path.isdir(entry.path) if link else entry.is_dir():  # noqa: PTH112 (`is_dir` raises for a link to itself)
+                continue
+            found = found_local(entry.path[prefix:], entry.path)
+            if link and found.error is None and not is_below(storage, entry.path):
+                found = Found(found.name, found.uri, None, "link-out", LINK_OUT)
+            yield found
 
 
-def found_local(name: str, path: Path) -> Found:
+def found_local(name: str, path: str) -> Found:
     """What the disk says of one file."""
-    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+    shown = name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
     if shown != name:
-        return Found(
-            shown, os.fsencode(path).decode("utf-8", "backslashreplace"), None, "bad-name", "the name is not UTF-8"
-        )
+        uri = os.fsencode(path).decode("utf-8", "backslashreplace")
+        return Found(shown, uri, None, "bad-name", "the name is not UTF-8")
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError as failure:
-        return Found(name, str(path), None, f"error-{failure.errno}", f"cannot be read: {failure.strerror}")
+        return Found(name, path, None, f"error-{failure.errno}", f"cannot be read: {failure.strerror}")
     if not stat.S_ISREG(status.st_mode):
-        return Found(name, str(path), None, "irregular", "not a regular file")
-    return Found(name, str(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        return Found(name, path, None, "irregular", "not a regular file")
+    return Found(name, path, status.st_size, local_version(status))
 
 
 def walk_store(storage: Storage) -> Iterator[Found]:
@@ -135,8 +165,7 @@ def walk_store(storage: Storage) -> Iterator[Found]:
                 name = item["path"].removeprefix(f"{prefix}/" if prefix else "")
                 if item["path"] == prefix:
                     name = prefix.rpartition("/")[2]
-                version = item["e_tag"] or f"{item['size']}-{item['last_modified'].isoformat()}"
-                yield Found(name, storage.uri_of(path), item["size"], version)
+                yield Found(name, storage.uri_of(path), item["size"], store_version(item))
 
 
 def is_folder_marker(storage: Storage, path: str) -> bool:
@@ -155,18 +184,57 @@ def walk_fsspec(storage: Storage) -> Iterator[Found]:
     for files in ([fs.info(root)],) if fs.isfile(root) else folders:
         for info in files:
             path = info["name"].lstrip("/")
-            name = path.removeprefix(root).lstrip("/") or path.rpartition("/")[2]
-            stamp = next(
-                (str(info[key]) for key in ("etag", "ETag", "mtime", "LastModified", "created") if key in info), None
-            )
-            version = None if stamp is None else f"{info.get('size')}-{stamp}"
-            yield Found(name, storage.uri_of(info["name"]), info.get("size"), version)
+            name, uri = path.removeprefix(root).lstrip("/") or path.rpartition("/")[2], storage.uri_of(info["name"])
+            if redact_url(uri) != uri:
+                yield Found(redact_url(name), redact_url(uri), None, "secret", "the address holds a secret")
+                continue
+            yield Found(name, uri, info.get("size"), fsspec_version(info))
 
 
 def read_file(storage: Storage, uri: str) -> bytes | Exception:
-    """Content of a file below a place, or what went wrong."""
+    """Content of a file below a place as it is now, whole and of one version; or what went wrong."""
     try:
-        content: bytes = storage.fs.cat_file(storage.path_of(uri))
+        if not is_below(storage, uri):
+            return ReadError(OUTSIDE)
+        path = storage.path_of(uri)
+        if scheme_of(storage.uri) == "file":
+            return read_local(path)
+        content: bytes = storage.fs.cat_file(path)
+    except FileNotFoundError:
+        return ReadError(GONE)
     except (OSError, ValueError, BaseError) as failure:
+        check_alive(storage, failure)
         return failure
     return content
+
+
+def check_alive(storage: Storage, failure: Exception) -> None:
+    """Raise `SourceError` where a read failed because its store is dead: it is no object's fault, and each would take as long."""
+    if scheme_of(storage.uri) in OBJECT_STORES and is_outage(failure) and not storage.answers():
+        raise SourceError(
+            f"the store of '{storage.uri}' does not answer: {describe(failure)}\n"
+            "  Run again when it does: the run goes on with what it has finished."
+        ) from failure
+
+
+def read_local(path: str) -> bytes:
+    """Content of a local file. Raises `ReadError` where it changes whenever it is read, and `OSError`."""
+    for _ in range(READ_TRIES):
+        with open(path, "rb", opener=open_regular) as file:
+            before = os.fstat(file.fileno())
+            content = file.read()
+            after = os.fstat(file.fileno())
+        settled = not 0 <= time.time() - after.st_mtime < CLOCK_TICK_S
+        if settled and local_version(before) == local_version(after) and len(content) == after.st_size:
+            return content
+        time.sleep(CLOCK_TICK_S)
+    raise ReadError(f"it changed while it was read, {READ_TRIES} times")
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Open a file without waiting: for a pipe that took its place since the listing nobody may ever write."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ReadError("not a regular file")
+    return handle

@@ -43,7 +43,7 @@ class Source(TableSource):
             check_columns(uri, [self.id, self.content], list(present))
 
     def fetch(
-        self, storage: Storage, uri: str, version: str, positions: Sequence[int], sizes: Sequence[int]
+        self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> dict[str, list[Any]]:
         """Lines at byte offsets."""
         rows = [json.loads(line) for line in fetch_ranges(storage, uri, positions, sizes)]

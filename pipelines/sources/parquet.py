@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,10 @@ import pyarrow.parquet as pq
 
 from latentlake.storage import Storage
 from pipelines.sources._tables import Record, TableSource, check_columns
+
+WINDOW_BYTES = 16 << 20  # of a row group that are decoded at once,
+WINDOW_ROWS = 4096  # and no more rows than these
+BUFFER_BYTES = 4 << 20  # of a column of a row group that are fetched at once
 
 
 class Source(TableSource):
@@ -24,7 +29,7 @@ class Source(TableSource):
     def scan(self, storage: Storage, uri: str) -> Iterator[Record]:
         """Ids, read from the id column alone."""
         with storage.fs.open(storage.path_of(uri), "rb") as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
             check_columns(uri, [self.id, *self.columns], parquet.schema_arrow.names)
             rows = parquet.metadata.num_rows
             bytes_a_row = sum(group_bytes(parquet, g, self.content) for g in range(parquet.num_row_groups)) // max(
@@ -37,19 +42,30 @@ class Source(TableSource):
                     position += 1
 
     def fetch(
-        self, storage: Storage, uri: str, version: str, positions: Sequence[int], sizes: Sequence[int]
+        self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> dict[str, list[Any]]:
-        """Rows out of the row groups they lie in; the last group is kept, for the next shard often lies in it too."""
-        starts = group_starts(storage, uri, version)
+        """Rows out of the row groups they lie in; the last group is kept open, for the next shard often goes on in it."""
+        described = read_metadata(storage, uri, version)
+        starts = group_starts(described)
         groups = np.searchsorted(starts, positions, side="right") - 1
+        columns = tuple(dict.fromkeys(self.columns))
         tables = []
         for group in dict.fromkeys(groups.tolist()):
-            table = read_group(storage, uri, version, group, tuple(self.columns))
-            tables.append(
-                table.take([p - int(starts[group]) for p, g in zip(positions, groups, strict=True) if g == group])
-            )
+            rows = [p - int(starts[group]) for p, g in zip(positions, groups, strict=True) if g == group]
+            key = (storage, uri, version, group, columns)
+            cursor = OPEN_GROUPS.pop(key, None)
+            if cursor is None or rows[0] < cursor.start:
+                OPEN_GROUPS.clear()
+                cursor = GroupCursor(storage, uri, described, group, columns)
+            tables += cursor.take(rows)
+            OPEN_GROUPS[key] = cursor
         found = pa.concat_tables(tables) if tables else pa.table({name: [] for name in self.columns})
         return {name: found[name].to_pylist() for name in self.columns}
+
+    def forget(self) -> None:
+        """Drop footers and the open row group."""
+        read_metadata.cache_clear()
+        OPEN_GROUPS.clear()
 
     def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
         """Types as the file declares them; dictionaries are decoded."""
@@ -73,17 +89,54 @@ def group_bytes(parquet: pq.ParquetFile, group: int, column: str) -> int:
     )
 
 
-@lru_cache(maxsize=64)
-def group_starts(storage: Storage, uri: str, version: str) -> np.ndarray:
-    """Position of each row group's first row, int64."""
+@lru_cache(maxsize=16)
+def read_metadata(storage: Storage, uri: str, version: str | None) -> pq.FileMetaData:
+    """A file's footer."""
     with storage.fs.open(storage.path_of(uri), "rb") as file:
-        described = pq.read_metadata(file)
+        return pq.read_metadata(file)
+
+
+def group_starts(described: pq.FileMetaData) -> np.ndarray:
+    """Position of each row group's first row, int64."""
     rows = [described.row_group(group).num_rows for group in range(described.num_row_groups)]
     return np.cumsum([0, *rows[:-1]], dtype=np.int64)
 
 
-@lru_cache(maxsize=1)
-def read_group(storage: Storage, uri: str, version: str, group: int, columns: tuple[str, ...]) -> pa.Table:
-    """One row group of a file. A reader of successive shards reads it once."""
-    with storage.fs.open(storage.path_of(uri), "rb") as file:
-        return pq.ParquetFile(file).read_row_group(group, columns=list(dict.fromkeys(columns)))
+class GroupCursor:
+    """Columns of one row group, read forward: a window of decoded rows, and a buffer of each column, are in memory."""
+
+    def __init__(
+        self, storage: Storage, uri: str, described: pq.FileMetaData, group: int, columns: tuple[str, ...]
+    ) -> None:
+        self._file = storage.fs.open(storage.path_of(uri), "rb")
+        parquet = pq.ParquetFile(self._file, metadata=described, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        size = sum(group_bytes(parquet, group, name) for name in columns)
+        rows = described.row_group(group).num_rows * WINDOW_BYTES // max(1, size)
+        self._batches = parquet.iter_batches(min(max(rows, 1), WINDOW_ROWS), row_groups=[group], columns=list(columns))
+        self._window: pa.RecordBatch | None = None
+        self.start = self._stop = 0  # rows of the window
+
+    def take(self, rows: Sequence[int]) -> list[pa.Table]:
+        """Rows of the group, in pieces; they ascend, and none lies before `start`. Raises `IndexError` behind the last."""
+        pieces, at = [], 0
+        while at < len(rows):
+            if self._window is None or rows[at] >= self._stop:
+                self._advance()
+                continue
+            until = bisect_left(rows, self._stop, at)
+            pieces.append(
+                pa.Table.from_batches([self._window.take(pa.array([r - self.start for r in rows[at:until]]))])
+            )
+            at = until
+        return pieces
+
+    def _advance(self) -> None:
+        self._window = None  # before the next is decoded
+        self._window = next(self._batches, None)
+        if self._window is None:
+            raise IndexError("the row group has fewer rows than its footer says")
+        self.start, self._stop = self._stop, self._stop + self._window.num_rows
+
+
+# The row group that a task of this process read last, by storage, uri, version, group and columns. Taken out while in use.
+OPEN_GROUPS: dict[tuple[Any, ...], GroupCursor] = {}

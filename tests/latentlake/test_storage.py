@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -11,7 +14,16 @@ from lake_maker import TEXTS, LakeMaker
 from moto.server import ThreadedMotoServer
 
 import latentlake
-from latentlake.storage import is_reference, is_secret, lance_options, open_storage, resolve_options
+from latentlake import retries
+from latentlake.storage import (
+    Storage,
+    is_reference,
+    is_secret,
+    lance_options,
+    open_storage,
+    resolve_options,
+    write_once,
+)
 from operators.errors import LatentLakeError, SpecError
 
 
@@ -82,6 +94,148 @@ def s3() -> Iterator[dict[str, str]]:
     client.create_bucket(Bucket="lake-bucket")
     yield options
     server.stop()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder that is not there yet: on disk, or in a bucket."""
+    if request.param == "disk":
+        return open_storage(str(tmp_path / "not yet" / "there"))
+    return open_storage(f"s3://lake-bucket/not yet/{tmp_path.name}", request.getfixturevalue("s3"))
+
+
+def test_put_if_absent(place: Storage):
+    assert place.put_if_absent("a.json", b"mine")
+    assert place.put_if_absent("a.json", b"mine")  # as after a lost answer
+    assert not place.put_if_absent("a.json", b"another's")
+    assert place.fs.cat_file(place.path("a.json")) == b"mine"
+    assert place.put_if_absent("b.json", b"")
+    assert place.list_names() == ["a.json", "b.json"]  # nothing half-written lies about
+
+
+def test_put_if_absent_has_one_winner(place: Storage):
+    def write(writer: int) -> list[bool]:
+        return [place.put_if_absent(f"{name}.json", f"{writer}".encode() * 1000) for name in range(20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(write, range(8)))
+    for name in range(20):
+        winners = [writer for writer in range(8) if outcomes[writer][name]]
+        assert [f"{writer}".encode() * 1000 for writer in winners] == [place.fs.cat_file(place.path(f"{name}.json"))]
+
+
+def test_put_if_absent_needs_a_disk_or_an_object_store():
+    with pytest.raises(SpecError, match="local disk or in an object store"):
+        open_storage("memory://lake").put_if_absent("a", b"")
+
+
+def test_conditional_writes_are_probed_without_a_trace(place: Storage):
+    place.check_conditional_writes()
+    assert place.list_names() == []
+
+
+def test_a_store_that_refuses_conditional_writes(s3: dict[str, str], tmp_path: Path):
+    place = open_storage(f"s3://lake-bucket/{tmp_path.name}", {**s3, "aws_conditional_put": "disabled"})
+    with pytest.raises(SpecError, match="conditional writes"):
+        place.check_conditional_writes()
+    assert place.list_names() == []
+
+
+def test_names_and_removal(place: Storage):
+    assert place.list_names() == []
+    place.remove("nothing")
+    for name in ("z.txt", "sub/a.txt", "sub/deeper/b.txt"):
+        place.child(*name.split("/")[:-1]).fs.makedirs(place.path(*name.split("/")[:-1]), exist_ok=True)
+        with place.fs.open(place.path(name), "wb") as file:
+            file.write(name.encode())
+    assert place.list_names() == ["sub", "z.txt"]
+    assert place.child("z.txt").list_names() in ([], ["z.txt"])
+    place.remove("sub", "deeper")
+    assert place.child("sub").list_names() == ["a.txt"]
+    place.remove("z.txt")
+    place.remove("sub")
+    assert place.list_names() == []
+
+
+def test_write_once(tmp_path: Path):
+    path = tmp_path / "made" / "x"
+    write_once(path, b"first")
+    with pytest.raises(FileExistsError):
+        write_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [found.name for found in path.parent.iterdir()] == ["x"]
+
+
+def test_what_travels_holds_no_secret(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LL_TEST_SECRET", "the-secret-itself")
+    place = open_storage(f"s3://lake-bucket/{tmp_path.name}", {**s3, "aws_secret_access_key": "env:LL_TEST_SECRET"})
+    assert place.put_if_absent("a", b"1") and place.fs.exists(place.path("a"))  # the connections are open
+    sent = pickle.dumps(place)
+    assert b"the-secret-itself" not in sent
+    assert pickle.loads(sent) == place and pickle.loads(sent).fs.cat_file(place.path("a")) == b"1"
+
+
+@pytest.mark.parametrize("size", [0, 10, 20_000_000])
+def test_a_file_appears_whole_when_it_is_closed(
+    s3: dict[str, str], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retries, "DRAFT_BYTES", 1 << 20)  # what is longer waits on disk
+    place = open_storage(f"s3://lake-bucket/{tmp_path.name}", s3)
+    content = bytes(range(250)) * (size // 250)
+    with place.fs.open(place.path("x"), "wb") as file:
+        file.write(content)
+        assert not place.fs.exists(place.path("x"))
+    assert place.fs.cat_file(place.path("x")) == content
+
+
+def test_a_file_whose_writing_failed_does_not_appear(s3: dict[str, str], tmp_path: Path):
+    place = open_storage(f"s3://lake-bucket/{tmp_path.name}", s3)
+
+    def write() -> None:
+        with place.fs.open(place.path("x"), "wb") as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    abandoned = place.fs.open(place.path("y"), "wb")
+    abandoned.write(b"half")
+    del abandoned
+    assert place.list_names() == []
+
+
+def test_patience_can_be_set_as_lance_names_it(s3: dict[str, str], tmp_path: Path):
+    options = {**s3, "timeout": "5s", "client_max_retries": "2", "client_retry_timeout": "7"}
+    place = open_storage(f"s3://lake-bucket/{tmp_path.name}", options)
+    assert place.put_if_absent("a", b"1") and place.list_names() == ["a"]
+    assert place.lance_options == {**retries.lance_patience(), **options, "allow_http": "true"}
+    arguments = retries.store_arguments(lance_options(place.uri, place.options))
+    assert arguments["client_options"] == {**retries.CLIENT_OPTIONS, "timeout": "5s", "allow_http": True}
+    assert (arguments["retry_config"]["max_retries"], arguments["retry_config"]["retry_timeout"].seconds) == (2, 7)
+    assert not arguments["config"].keys() & options.keys() - s3.keys()
+
+
+def test_pages_go_on_behind_the_last_one(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    """A listing of many pages, each of which breaks off once."""
+    import obstore
+    from obstore.exceptions import GenericError
+
+    place = open_storage("s3://lake-bucket/many", s3)
+    names = [f"{k:04}" for k in range(2500)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: place.put_if_absent(name, b"x"), names))
+    real, streams = obstore.list, []
+
+    def breaking(*args: Any, **options: Any) -> Iterator[Any]:
+        streams.append(options["offset"])
+        pages = real(*args, **options)
+        yield next(pages, [])
+        raise GenericError("Generic S3 error: HTTP error: request or response body error")
+
+    monkeypatch.setattr(obstore, "list", breaking)
+    found = [item["path"].rsplit("/", 1)[-1] for page in place.list_pages() for item in page]
+    assert found == names
+    assert streams == [None, "many/0999", "many/1999", "many/2499"]
 
 
 def test_a_lake_on_s3(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch):

@@ -2,93 +2,39 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from source_maker import (
+    KINDS,
+    ROWS,
+    TABLE,
+    TABLE_FORMATS,
+    Store,
+    as_csv,
+    as_jsonl,
+    as_parquet,
+    list_all,
+    make_case,
+    nothing_known,
+    read_all,
+)
 
-from operators.batch import RowError
+from operators.batch import ReadError, RowError
 from operators.errors import SourceError
 from pipelines.sources import source_class, source_kinds
-from pipelines.sources.base import LISTING_SCHEMA, SourceConfig
-
-Rows = Sequence[Mapping[str, Any]]
-
-ROWS: Rows = [
-    {"id": "eins", "body": "grüße, 世界 🙂", "title": "a, b", "year": 1999},
-    {"id": "zwei", "body": "two\nlines, \"quoted\"", "title": None, "year": 2001},
-    {"id": "drei/3", "body": "x" * 5000, "title": "ü", "year": None},
-    {"id": "vier", "body": "last", "title": "d", "year": -4},
-]  # fmt: skip
-TABLE = {"id": "id", "content": "body", "metadata": ["title", "year"]}
-
-
-def nothing_known(uri: str, version: str) -> None:
-    return None
-
-
-def as_parquet(rows: Rows) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), out, row_group_size=2)
-    return out.getvalue()
-
-
-def as_jsonl(rows: Rows) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def as_csv(rows: Rows) -> bytes:
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().encode()
-
-
-TABLE_FORMATS: dict[str, Callable[[Rows], bytes]] = {"parquet": as_parquet, "jsonl": as_jsonl, "csv": as_csv}
-KINDS = ["files", *TABLE_FORMATS]
-
-
-@dataclass
-class Store:
-    """A folder to put files in: on disk, or in a bucket."""
-
-    uri: str
-    options: dict[str, str]
-    client: Any = None
-
-    def put(self, name: str, content: bytes) -> None:
-        if self.client is None:
-            path = Path(self.uri) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        else:
-            self.client.put_object(Bucket="objects", Key=f"{self.prefix}/{name}", Body=content)
-
-    def remove(self, name: str) -> None:
-        if self.client is None:
-            (Path(self.uri) / name).unlink()
-        else:
-            self.client.delete_object(Bucket="objects", Key=f"{self.prefix}/{name}")
-
-    @property
-    def prefix(self) -> str:
-        return self.uri.removeprefix("s3://objects/")
-
-    def source(self, kind: str, name: str = "", **fields: Any) -> SourceConfig:
-        uri = f"{self.uri}/{name}" if name else self.uri
-        return source_class(kind)(kind=kind, uri=uri, storage_options=self.options, **fields)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -104,40 +50,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def disk(tmp_path: Path) -> Store:
     (tmp_path / "in").mkdir()
     return Store(str(tmp_path / "in"), {})
-
-
-@dataclass
-class Case:
-    """A source over `ROWS`, spread over two files in two folders, and what it must give."""
-
-    source: SourceConfig
-    expected: dict[str, bytes | str]
-
-
-def make_case(kind: str, store: Store) -> Case:
-    if kind == "files":
-        contents = {"a b/ü.txt": b"one", "c.txt": b"", "deep/er/[x]#1.txt": b"\xff\x00two"}
-        for name, content in contents.items():
-            store.put(name, content)
-        return Case(store.source("files"), dict(contents))
-    write = TABLE_FORMATS[kind]
-    store.put(f"a b/ü#1.{kind}", write(ROWS[:3]))
-    store.put(f"z.{kind}", write(ROWS[3:]))
-    store.put("README.md", b"not one of the files")
-    return Case(store.source(kind, **TABLE), {row["id"]: row["body"] for row in ROWS})
-
-
-def list_all(source: SourceConfig, known: Any = nothing_known) -> pa.Table:
-    pieces = list(source.list_objects(known))
-    assert all(piece.schema.equals(LISTING_SCHEMA) for piece in pieces)
-    return pa.concat_tables(pieces) if pieces else LISTING_SCHEMA.empty_table()
-
-
-def read_all(source: SourceConfig) -> tuple[dict[str, Any], pa.Table]:
-    """Contents by id, and the metadata."""
-    listing = list_all(source)
-    objects = source.read_objects(listing, source.metadata_fields(iter([listing])))
-    return dict(zip(listing["object_id"].to_pylist(), objects.contents, strict=True)), objects.metadata
 
 
 # the contract
@@ -256,7 +168,7 @@ def test_a_file_that_vanishes_after_the_listing(kind: str, store: Store):
     objects = case.source.read_objects(listing, fields)
     for name, content in zip(listing["object_id"].to_pylist(), objects.contents, strict=True):
         if name == gone:
-            assert isinstance(content, FileNotFoundError)
+            assert isinstance(content, ReadError) and str(content) == "gone since it was listed"
         else:
             assert content == case.expected[name]
     assert objects.metadata.num_rows in (0, listing.num_rows)
@@ -480,16 +392,47 @@ def test_parquet_reads_a_row_group_once_for_successive_shards(disk: Store, monke
     source = disk.source("parquet", id="id", content="body")
     listing = list_all(source)
     reads = []
-    read_row_group = pq.ParquetFile.read_row_group
+    iter_batches = pq.ParquetFile.iter_batches
 
-    def counted(self: Any, group: int, **keywords: Any) -> pa.Table:
-        reads.append(group)
-        return read_row_group(self, group, **keywords)
+    def counted(self: Any, rows: int, *, row_groups: list[int], **keywords: Any) -> Any:
+        reads.extend(row_groups)
+        return iter_batches(self, rows, row_groups=row_groups, **keywords)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     for row in range(6):
         assert list(source.read_objects(listing.slice(row, 1), []).contents) == [str(row)]
     assert reads == [0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_parquet_windows_of_any_size(data: st.DataObject):
+    """Whatever rows are asked for, in whatever order, over groups and windows of any size."""
+    count, group, window = (data.draw(st.integers(1, n)) for n in (40, 20, 7))
+    shards = data.draw(st.lists(st.lists(st.integers(0, count - 1), unique=True, max_size=12), max_size=4))
+    rows = [{"id": str(k), "body": str(k) * (k % 5), "n": k} for k in range(count)]
+    with tempfile.TemporaryDirectory() as folder, mock.patch("pipelines.sources.parquet.WINDOW_ROWS", window):
+        pq.write_table(pa.Table.from_pylist(rows), f"{folder}/a.parquet", row_group_size=group)
+        source = source_class("parquet")(uri=folder, id="id", content="body", metadata=["n"])
+        listing = list_all(source)
+        for shard in shards:
+            objects = source.read_objects(listing.take(pa.array(shard, pa.int64())), [pa.field("n", pa.int64())])
+            assert list(objects.contents) == [rows[k]["body"] for k in shard]
+            assert objects.metadata["n"].to_pylist() == shard
+
+
+def test_a_row_group_is_not_read_whole(disk: Store):
+    body = pa.array([f"{k:06}" * 2000 for k in range(10_000)])  # 120 MB in one group
+    table = pa.table({"id": pa.array([str(k) for k in range(10_000)]), "body": body})
+    pq.write_table(table, f"{disk.uri}/a.parquet", row_group_size=10_000, compression="none", use_dictionary=False)
+    del table, body
+    source = disk.source("parquet", id="id", content="body")
+    listing = list_all(source)
+    before = pa.total_allocated_bytes()
+    for start in range(0, 10_000, 1000):
+        objects = source.read_objects(listing.slice(start, 10), [])
+        assert objects.contents[9] == f"{start + 9:06}" * 2000
+        assert pa.total_allocated_bytes() - before < 60 << 20
 
 
 def test_what_is_no_parquet_stops_the_listing(disk: Store):
