@@ -118,6 +118,12 @@ def build_index(dataset: Any, column: str, provenance_metric: str, type: IndexTy
     return IndexReport(column, built or "exact", rows, recall, seconds)
 
 
+def merge_index(dataset: Any, found: IndexInfo) -> None:
+    """Make the segments of an index one, which takes in the rows that it lacks; `dataset` moves to the version that has it."""
+    if found.segments > 1 or tail_has_vectors(dataset, found):
+        dataset.optimize.optimize_indices(index_names=[found.name], num_indices_to_merge=found.segments)
+
+
 def is_stale(found: IndexInfo, metric: str, type: IndexType) -> bool:
     """Whether an index has to be built anew, rather than extended."""
     return found.metric != metric or type not in ("auto", found.type) or found.rows_unindexed > found.rows_indexed

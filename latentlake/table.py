@@ -229,7 +229,7 @@ class Table:
         return names
 
     def _properties(self, version: int) -> dict[str, str]:
-        transaction = self._dataset.read_transaction(version)
+        transaction = read_transaction(self._dataset, version)
         return dict((transaction and transaction.transaction_properties) or {})
 
     def __repr__(self) -> str:
@@ -256,12 +256,29 @@ def open_dataset(storage: Storage) -> Any:
     """The Lance dataset at a place, at its newest version; None where there is none."""
     import lance
 
+    from latentlake.retries import retried
+
     try:
-        return lance.dataset(storage.lance_uri, storage_options=storage.lance_options)
+        return retried(lance.dataset)(storage.lance_uri, storage_options=storage.lance_options)
     except ValueError as failure:
         if "was not found" in str(failure):
             return None
         raise
+
+
+def read_transaction(dataset: Any, version: int) -> Any:
+    """The transaction that made a version; None where it was cleaned up, or pylance cannot read it.
+
+    That is so of a compaction of indexed rows (pylance 14.0.2: `RewrittenIndex.__init__() missing 3 …`).
+    """
+    from latentlake.retries import is_transient
+
+    try:
+        return dataset.read_transaction(version)
+    except (TypeError, ValueError, OSError) as failure:
+        if is_transient(failure):
+            raise
+        return None
 
 
 def checkout(dataset: Any, name: str, wanted: int | str) -> Any:

@@ -45,6 +45,12 @@ class Chain:
         """The batch column that decoding writes and the embedders read: "text" or "image"."""
         return str(find_decoder(self.modality).COLUMN)
 
+    def decoded_bytes(self, batch: Batch) -> np.ndarray:
+        """About how many bytes each row of a batch takes once it is decoded, int64; 0 where that is no more than its content."""
+        measure = getattr(find_decoder(self.modality), "decoded_bytes", None)
+        sizes = [measure(content) if measure and content is not None else 0 for content in batch["content"]]
+        return np.array(sizes, dtype=np.int64)
+
     def run(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], role: Role = "document") -> Batch:
         """Decode `content`, then apply the steps; queries skip the operators that are not `at_query`."""
         batch = find_decoder(self.modality).decode(batch)

@@ -76,20 +76,20 @@ def count_run(
     """Accounting of a run: its shards' and what was carried over. Raises `AccountingError`."""
     totals = {
         column: Counts(
-            listed=changes.listed - changes.work.num_rows,
+            listed=changes.listed - changes.work,
             unchanged=changes.carried[column].unchanged,
             filtered=changes.carried[column].filtered,
             rejected=changes.carried[column].rejected,
         )
         for column in columns
     }
-    seen = set()
+    seen: set[int] = set()
     for record in records:
         seen.add(record["status"]["shard"])
         for column in columns:
             totals[column] += Counts(**record["counts"][column])
-    if seen != set(range(shards)):
-        missing = sorted(set(range(shards)) - seen)
+    missing = [shard for shard in range(shards) if shard not in seen]
+    if missing or len(seen) > shards:
         raise AccountingError(f"{len(missing)} of {shards} shards left no record, the first is {missing[:1]}.")
     for column, total in totals.items():
         total.check(f"column '{column}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,8 @@ Version = Annotated[int | None, typer.Option(help="Read this version.")]
 Options = Annotated[
     list[str], typer.Option("--option", metavar="NAME=VALUE", help="Storage option of the lake; env:NAME for secrets.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait where another writer holds the table.")]
+PIPE_WIDTH = 240
 PLAIN_PROGRESS_S = 5.0  # between two lines of progress where there is no terminal
 
 
@@ -60,7 +63,7 @@ def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, a
 
     spec, profile = load_job(job, overrides), load_profile(cluster)
     with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
-        described = describe_plan(make_plan(spec, profile, open_storage(folder)))
+        described = describe_plan(make_plan(spec.resolved(), profile, open_storage(folder)))
     if as_json:
         print(json.dumps(described))
     else:
@@ -68,15 +71,56 @@ def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, a
 
 
 @app.command()
-def run(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
-    """Run a job. With --json the last line is one JSON object, its report."""
+def run(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster: ClusterFile = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard a run that was cut short, rather than go on with it.")
+    ] = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job, or go on with a run of it that was cut short. With --json the last line is one JSON object, its report."""
     from pipelines.jobfile import load_job
+
+    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait)
+
+
+@app.command()
+def retry(
+    uri: LakeUri,
+    table: TableName,
+    stage: Annotated[str | None, typer.Option(help="Only what was rejected at this stage.")] = None,
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="FILE", help="The job, where the stored one will not do.")
+    ] = None,
+    cluster: ClusterFile = None,
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Try again what the last run rejected, and nothing else. What now succeeds enters the table."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.changes import Retry
+    from pipelines.jobfile import load_job
+    from pipelines.retry import at_lake, stored_job
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    spec = stored_job(lake, table) if job is None else at_lake(load_job(job), lake, table)
+    run_and_print(spec, cluster, as_json, wait=wait, retry=Retry(stage))
+
+
+def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) -> None:
+    """Run a job and print its report."""
     from pipelines.run import run_job
 
-    spec, profile = load_job(job, overrides), load_profile(cluster)
+    profile = load_profile(cluster)
     try:
         with ProgressLine(sys.stderr.isatty()) as progress:
-            report = run_job(spec, profile, progress.update)
+            report = run_job(spec, profile, progress.update, **how)
     except LatentLakeError as failure:
         if as_json and failure.report is not None:
             print(json.dumps(failure.report))
@@ -98,13 +142,27 @@ def search(
     image: Annotated[Path | None, typer.Option(help="Search with this image instead of a text.")] = None,
     row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
     exact: Annotated[bool, typer.Option(help="Leave the index unused.")] = False,
+    models: Annotated[
+        list[str], typer.Option("--model", metavar="NAME=PATH", help="Where a model lies: by revision, column or path.")
+    ] = [],  # noqa: B006
+    allow_downloads: Annotated[
+        bool, typer.Option("--allow-downloads", help="Fetch a model that the table names.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
+    ] = False,
+    allow_hosts: Annotated[
+        list[str],
+        typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
+    ] = [],  # noqa: B006
     tag: Tag = None,
     version: Version = None,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Search a table by text, image or row."""
-    found = open_table(uri, table, tag, version, options).search(
+    trust = {"allow_downloads": allow_downloads, "trust_remote_code": trust_remote_code, "allow_hosts": allow_hosts}
+    found = open_table(uri, table, tag, version, options, models=parse_options(models), **trust).search(
         image or query, id=row, k=k, column=column, where=where, exact=exact
     )
     if as_json:
@@ -179,19 +237,90 @@ def rejects(
         print(f"… and {found.num_rows - limit} more (--limit).")
 
 
-def open_lake(uri: str, options: list[str]) -> Any:
-    """The lake at `uri`, with storage options written as NAME=VALUE."""
+@app.command()
+def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the runs of a table: state, counts, versions; also the one under way, and those that can go on."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.lease import find_holder
+    from pipelines.ledger import WORK_FOLDER
+    from pipelines.manifest import described_runs
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    holder = find_holder(lake.child(WORK_FOLDER, table))
+    print_rows(described_runs(lake, table, holder is not None), as_json)
+
+
+@app.command()
+def maintain(
+    uri: LakeUri,
+    table: TableName,
+    keep_days: Annotated[float, typer.Option(min=0, help="Remove untagged versions that are older.")] = 7,
+    orphan_days: Annotated[
+        float, typer.Option(min=0, help="Remove data files that nothing names once they are older.")
+    ] = 1,
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Compact a table, merge its indexes, remove old versions and orphans. Tags and unfinished runs are safe."""
+    from datetime import timedelta
+
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.maintain import maintain_table
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    keep, orphans = timedelta(days=keep_days), timedelta(days=orphan_days)
+    done = maintain_table(lake, table, keep=keep, orphans=orphans, wait=wait)
+    print(json.dumps(done)) if as_json else print_facts(done)
+
+
+@app.command()
+def rollback(
+    uri: LakeUri,
+    table: TableName,
+    to: Annotated[
+        int | None, typer.Option("--to", metavar="VERSION", help="The version; the one the tag marked before.")
+    ] = None,
+    tag: Annotated[str, typer.Option(help="The tag to take back.")] = "prod",
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Take readers back to an earlier version. The next run builds on it."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.rollback import roll_back
+
+    check_table_name(table)
+    before, after = roll_back(open_storage(uri, parse_options(options)), table, tag, to, wait)
+    print(f"{uri}/{table}: tag '{tag}' is at version {after}, it was at {before}.")
+
+
+def open_lake(uri: str, options: list[str], **trust: Any) -> Any:
+    """The lake at `uri`, with storage options written as NAME=VALUE; `trust` is what `connect` takes beside."""
     import latentlake
+
+    return latentlake.connect(uri, parse_options(options), **trust)
+
+
+def parse_options(options: list[str]) -> dict[str, str]:
+    """Options written as NAME=VALUE. Raises `InvalidSpec`: a secret among them would be read by whoever lists processes."""
+    from latentlake.storage import is_reference, is_secret
 
     pairs = [option.partition("=") for option in options]
     if wrong := [name for name, found, _ in pairs if not found]:
         raise InvalidSpec([f"--option {wrong[0]}: write NAME=VALUE."], "options")
-    return latentlake.connect(uri, {name: value for name, _, value in pairs})
+    if secret := [name for name, _, value in pairs if is_secret(name) and not is_reference(value)]:
+        raise InvalidSpec([f"--option {secret[0]}: a secret is given as env:NAME or file:PATH."], "options")
+    return {name: value for name, _, value in pairs}
 
 
-def open_table(uri: str, table: str, tag: str | None, version: int | None, options: list[str]) -> Any:
+def open_table(uri: str, table: str, tag: str | None, version: int | None, options: list[str], **trust: Any) -> Any:
     """A table of the lake at `uri`, at a tag or version."""
-    return open_lake(uri, options).open(table, tag=tag, version=version)
+    return open_lake(uri, options, **trust).open(table, tag=tag, version=version)
 
 
 def load_profile(path: Path | None) -> Any:
@@ -320,21 +449,29 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_rich(value: Any) -> None:
-    """Print something that rich can draw."""
+    """Print something that rich can draw; in a pipe no line is broken for a terminal's sake."""
     from rich.console import Console
 
-    Console().print(value)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(value)
 
 
 def main() -> None:
     """Entry point: errors of ours are one message on stderr and their exit code; an interrupt (Typer's doing) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
+    signal.signal(
+        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
+    )  # ends a run as Ctrl-C does: to go on later
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
     except LatentLakeError as failure:
         print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
         sys.exit(failure.exit_code)
+    except OSError as failure:  # a full disk, a store that does not answer: no mistake of ours to be traced
+        from operators.batch import describe
+
+        print(describe(failure), file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

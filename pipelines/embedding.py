@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import re
+import sys
 import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +18,16 @@ import ray
 from operators.batch import Batch, describe
 from operators.batching import form_batches
 from operators.embedders.base import Embedder
+from pipelines.journal import DIED, Journal
 from pipelines.plan import read_work
 from pipelines.pools import Pool
 from pipelines.reading import ReadShard, reject, set_column
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
 from pipelines.spec import EmbedSpec
 
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|bad_alloc", re.IGNORECASE)
 NORM_TOLERANCE = 1e-2  # of a normalised vector's length; float16 keeps three digits
 SAMPLE_ROWS = 96  # of each shard that the sample is drawn from
 CALIBRATION_S = 3.0  # how long an actor times its model on the sample
@@ -43,8 +53,10 @@ class EmbedShard:
         began = time.time()
         self.embedder: Embedder = task.embed.config.load(task.pool.device, task.pool.threads)
         self.load_s = time.time() - began
-        self.bare_rate = bare_rate(self.embedder, draw_sample(task), self.budget)
         self.actor = ray.get_runtime_context().get_actor_id()
+        # An actor that died as it began is begun again under its name; what killed it may be a row of the sample.
+        with Journal(task.reader.place, f"load-{task.embed.column}-{self.actor}") as journal:
+            self.bare_rate = None if journal.careful else bare_rate(self.embedder, draw_sample(task), self.budget)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
@@ -55,9 +67,11 @@ class EmbedShard:
         todo = np.flatnonzero(origins == Origin.TO_EMBED)
         vectors, model_s = vectors_of(rows[column]), 0.0
         if len(todo):
-            model_began = time.perf_counter()
-            made, reasons = embed_rows(self.embedder, prepared_batch(rows, key, todo), self.budget)
-            model_s = time.perf_counter() - model_began
+            prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
+            with Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal:
+                model_began = time.perf_counter()
+                made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids)
+                model_s = time.perf_counter() - model_began
             stored = made.astype(vectors.dtype)
             reasons |= invalid_vectors(stored, self.task.embed.config.normalize, set(reasons))
             for at, reason in reasons.items():
@@ -77,31 +91,62 @@ class EmbedShard:
             model_s=model_s,
             actor=self.actor,
             bare_rate=self.bare_rate,
+            budget=self.budget,
         )
         return pack(status, rows.drop_columns(unused))
 
 
-def embed_rows(embedder: Embedder, prepared: Batch, budget: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Vectors float32 (n, dim) of prepared rows, and why rows that the model raised on have none, by row.
+def embed_rows(
+    embedder: Embedder, prepared: Batch, budget: int, journal: Journal, ids: Sequence[str]
+) -> tuple[np.ndarray, dict[int, str], int]:
+    """Vectors float32 (n, dim) of prepared rows, why rows have none, by row, and the budget that batches may keep to.
 
-    A batch on which the model raises is tried again, then halved until the bad rows stand alone.
+    A batch on which the model raises is tried again, then halved until the bad rows stand alone. Where memory ran out and
+    no row alone is to blame, the budget is halved for all batches to come. Rows that killed their process have no vector.
     """
+    total = len(prepared["cost"])
+    reasons = {int(row): DIED for row in np.flatnonzero(journal.is_dead(ids))}
     vectors: np.ndarray | None = None
-    reasons: dict[int, str] = {}
+    exhausted = False
 
     def work(rows: np.ndarray) -> None:
-        nonlocal vectors
-        made = embedder.embed({name: values[rows] for name, values in prepared.items()})
+        nonlocal vectors, exhausted
+        try:
+            made = embedder.embed({name: values[rows] for name, values in prepared.items()})
+        except Exception as failure:
+            exhausted |= is_out_of_memory(failure)
+            raise
         if vectors is None:
-            vectors = np.zeros((len(prepared["cost"]), made.shape[1]), dtype=np.float32)
+            vectors = np.zeros((total, made.shape[1]), dtype=np.float32)
         vectors[rows] = made
 
     def give_up(row: int, failure: Exception) -> None:
         reasons[row] = describe(failure)
 
-    for batch in form_batches(prepared["cost"], budget):
-        bisecting(batch, work, give_up)
-    return np.zeros((len(prepared["cost"]), 1), dtype=np.float32) if vectors is None else vectors, reasons
+    living = np.array([row for row in range(total) if row not in reasons], dtype=np.int64)
+    waiting = deque(living[batch] for batch in form_batches(prepared["cost"][living], budget))
+    while waiting:
+        batch = waiting.popleft()
+        exhausted, known = False, len(reasons)
+        for unit in journal.units(batch, ids):
+            bisecting(unit, work, give_up)
+        if exhausted and len(reasons) == known and len(batch) > 1:
+            budget = max(1, budget // 2)
+            log.warning("out of memory: batches are halved, to a cost of %d", budget)
+            rest = np.concatenate([batch[:0], *waiting])
+            waiting = deque(rest[batch] for batch in form_batches(prepared["cost"][rest], budget))
+    return np.zeros((total, 1), dtype=np.float32) if vectors is None else vectors, reasons, budget
+
+
+def is_out_of_memory(failure: Exception) -> bool:
+    """Whether memory ran out, on the CPU or the GPU; what the GPU's allocator holds in reserve is then given back."""
+    if not isinstance(failure, MemoryError) and not OUT_OF_MEMORY.search(f"{type(failure).__name__}: {failure}"):
+        return False
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return True
 
 
 def invalid_vectors(vectors: np.ndarray, normalized: bool, known: set[int]) -> dict[int, str]:
@@ -156,13 +201,17 @@ def bare_rate(embedder: Embedder, sample: Batch, budget: int) -> float | None:
         return None
     batches = form_batches(sample["cost"], budget)
     order = np.random.default_rng(0).permutation(len(batches))
-    embedder.embed({name: values[batches[order[0]]] for name, values in sample.items()})  # the first call warms up
-    began, rows = time.perf_counter(), 0
-    for index in order:
-        embedder.embed({name: values[batches[index]] for name, values in sample.items()})
-        rows += len(batches[index])
-        if time.perf_counter() - began > CALIBRATION_S:
-            break
+    try:
+        embedder.embed({name: values[batches[order[0]]] for name, values in sample.items()})  # the first call warms up
+        began, rows = time.perf_counter(), 0
+        for index in order:
+            embedder.embed({name: values[batches[index]] for name, values in sample.items()})
+            rows += len(batches[index])
+            if time.perf_counter() - began > CALIBRATION_S:
+                break
+    except Exception as failure:  # of a row of the sample, which answers for it in the stream
+        log.warning("the model's own rate could not be measured: %s", describe(failure))
+        return None
     return rows / max(time.perf_counter() - began, 1e-9)
 
 

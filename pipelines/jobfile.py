@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from latentlake.storage import is_reference, is_secret
+from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
 from operators.chain import Chain, Step
 from operators.decode import modality_names
 from operators.embedders import config_class
-from operators.errors import InvalidSpec, UnknownName, did_you_mean
+from operators.errors import InvalidSpec, UnknownName, did_you_mean, redact_url
 from operators.preprocess import find_operator
 from pipelines.sources import source_class
 from pipelines.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
@@ -64,8 +64,9 @@ class Problems:
                 elif error["type"] == "missing":
                     self.add((*where, *place), "is missing; it is required.")
                 else:
+                    # A mistake of the section as a whole has no one value to show.
                     secret = any(is_secret(str(part)) for part in place)
-                    got = "" if secret else f" (got {error['input']!r})"
+                    got = "" if secret or not place else f" (got {error['input']!r})"
                     self.add((*where, *place), f"{error['msg'].removeprefix('Value error, ')}{got}.")
             return None
 
@@ -249,11 +250,22 @@ def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Pr
         problems.add(
             (*where, "uri"), "holds credentials before '@'; put them in storage_options as env:NAME or file:PATH."
         )
+    elif scheme_of(uri) not in {"file", *OBJECT_STORES} and redact_url(uri) != uri:
+        problems.add(
+            (*where, "uri"),
+            "is signed, or holds a token; name the store (s3://…, gs://…, az://…), and put its keys in storage_options as "
+            "env:NAME or file:PATH.",
+        )
     for name, value in options.items():
         if is_secret(name) and not is_reference(value):
             problems.add(
                 (*where, "storage_options", name),
                 f"is a secret written out; give env:{name.upper()} or file:PATH instead.",
+            )
+        elif not is_reference(value) and redact_url(value) != value:
+            problems.add(
+                (*where, "storage_options", name),
+                f"holds credentials; give env:{name.upper()} or file:PATH instead.",
             )
     return None
 

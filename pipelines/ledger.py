@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import lance
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from latentlake.storage import Storage
 from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
 from latentlake.table import open_dataset as open_storage_dataset
+from pipelines.lease import hold_table
 
 log = logging.getLogger(__name__)
 
 RUNS_TABLE = "_runs"
 WORK_FOLDER = "_latentlake"
-DELETE_CHUNK = 1000  # ids of one SQL filter
 
 RUNS_SCHEMA = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("table", pa.string(), nullable=False),
         pa.field("job", pa.string(), nullable=False),
-        pa.field("state", pa.string(), nullable=False),  # published | unchanged | refused | failed | interrupted
+        pa.field("state", pa.string(), nullable=False),  # see `STATES`
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("finished_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("base_version", pa.int64()),
@@ -39,8 +39,14 @@ RUNS_SCHEMA = pa.schema(
         pa.field("listing", pa.string()),  # folder of the listing that this version stands for
         pa.field("state_key", pa.string()),
         pa.field("report", pa.string()),  # JSON
+        pa.field("head", pa.int64()),  # the table's version whose rows `listing` accounts for; null: none
+        pa.field("tag", pa.string()),  # that the run put on `version`; null: none
+        pa.field("spec", pa.string()),  # JSON of the job, secrets as references
     ]
 )
+# What became of a run. One that failed or was interrupted goes on when its job is run again; the others have ended.
+ROLLED_BACK = "rolled back"
+STATES = ("published", "unchanged", "maintained", ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
 
 
 @dataclass(frozen=True)
@@ -71,50 +77,85 @@ def append_rows(lake: Storage, name: str, rows: pa.Table) -> lance.LanceDataset:
 
 
 def record_run(lake: Storage, row: dict[str, Any]) -> None:
-    """Write a run's line of the ledger; a run that has one already is left alone."""
-    runs = open_dataset(lake, RUNS_TABLE)
-    if runs is not None and runs.count_rows(filter=f"run_id = '{row['run_id']}'"):
-        return
+    """Write a run's line of the ledger, in place of the one it may have. Other tables' runs write at the same time."""
     line = {**row, "finished_at": datetime.now(UTC), "report": json.dumps(row["report"])}
-    append_rows(lake, RUNS_TABLE, pa.Table.from_pylist([line], schema=RUNS_SCHEMA))
+    rows = pa.Table.from_pylist([line], schema=RUNS_SCHEMA)
+    runs = open_dataset(lake, RUNS_TABLE)
+    runs = make_ledger(lake) if runs is None else runs
+    if missing := [field for field in RUNS_SCHEMA if field.name not in runs.schema.names]:
+        runs.add_columns(pa.schema(missing))  # a ledger of an earlier release
+    runs.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+
+def make_ledger(lake: Storage) -> lance.LanceDataset:
+    """The ledger, made unless another table's run has just made it: Lance lets the later of two creations overwrite the first."""
+    with hold_table(lake.child(WORK_FOLDER, RUNS_TABLE), "ledger", wait=True):
+        runs = open_dataset(lake, RUNS_TABLE)
+        return append_rows(lake, RUNS_TABLE, RUNS_SCHEMA.empty_table()) if runs is None else runs
+
+
+def read_runs(lake: Storage, table: str, condition: str = "true") -> list[dict[str, Any]]:
+    """The ledger's lines of a table for which a SQL condition holds, newest first."""
+    runs = open_dataset(lake, RUNS_TABLE)
+    if runs is None:
+        return []
+    if "head" not in runs.schema.names:  # a ledger of an earlier release
+        condition = re.sub(r"\bhead\b", "CAST(NULL AS BIGINT)", condition)
+    lines: list[dict[str, Any]] = runs.to_table(filter=f"`table` = {sql_string(table)} AND ({condition})").to_pylist()
+    return sorted(lines, key=lambda line: line["finished_at"], reverse=True)
 
 
 def find_base_run(lake: Storage, table: str, version: int) -> BaseRun | None:
-    """The latest run that left `table` at `version`, if the ledger knows one whose listing is still there."""
-    runs = open_dataset(lake, RUNS_TABLE)
-    if runs is None:
-        return None
-    wanted = f"`table` = '{table}' AND version = {version} AND state IN ('published', 'unchanged')"
-    rows = runs.to_table(filter=wanted, columns=["run_id", "listing", "state_key", "finished_at"])
-    if not rows.num_rows:
-        return None
-    last = rows.sort_by([("finished_at", "descending")]).slice(0, 1).to_pylist()[0]
-    return BaseRun(last["run_id"], last["listing"], last["state_key"])
+    """The latest run whose listing accounts for the rows of `table` at `version`; None where the ledger knows none."""
+    described = "state NOT IN ('failed', 'interrupted', 'discarded') AND listing IS NOT NULL"
+    earlier_release = f"head IS NULL AND version = {version} AND state IN ('published', 'unchanged')"
+    lines = read_runs(lake, table, f"{described} AND (head = {version} OR ({earlier_release}))")
+    return BaseRun(lines[0]["run_id"], lines[0]["listing"], lines[0]["state_key"]) if lines else None
 
 
-def read_rejects(lake: Storage, table: str) -> pa.Table:
-    """Rejects that belong to a published version of the table."""
+def was_published(lake: Storage, table: str, version: int, tag: str) -> bool:
+    """Whether a run had put `tag` on a version of the table."""
+    lines = read_runs(lake, table, f"version = {version} AND state IN ('published', 'unchanged', 'maintained')")
+    return any(line.get("tag") == tag for line in lines)
+
+
+def read_rejects(lake: Storage, table: str) -> Iterator[pa.Table]:
+    """Rejects that belong to a published version of the table, in pieces."""
     rejects = open_dataset(lake, rejects_name(table))
-    return REJECTS_SCHEMA.empty_table() if rejects is None else rejects.to_table(filter="version IS NOT NULL")
+    if rejects is not None:
+        for batch in rejects.to_batches(filter="version IS NOT NULL"):
+            yield pa.Table.from_batches([batch])
 
 
-def write_rejects(lake: Storage, table: str, rows: Sequence[dict[str, Any]], settled: pa.Array, run_id: str) -> None:
-    """Add a run's rejects, and take out what no longer holds.
+def write_rejects(
+    lake: Storage,
+    table: str,
+    rows: Iterable[Sequence[dict[str, Any]]],
+    settled: Iterable[Iterator[pa.Table]],
+    run_id: str,
+) -> None:
+    """Add a run's rejects (`rows`, in pieces), and take out what no longer holds.
 
     `settled` are the ids of objects whose fate a published run has decided anew, or that left the source: their earlier
-    rejects go; empty for a run that published nothing. So do rejects of runs that published nothing, and those that this
-    run wrote before.
+    rejects go; no id stands twice in one of its streams. Empty for a run that published nothing. So do rejects of runs that
+    published nothing, and those that this run wrote before.
     """
     rejects = open_dataset(lake, rejects_name(table))
     if rejects is not None:
         rejects.delete(f"version IS NULL OR run_id = '{run_id}'")
-        known = rejects.to_table(columns=["object_id"])["object_id"]
-        stale = known.filter(pc.is_in(known, settled)).unique().to_pylist()
-        for start in range(0, len(stale), DELETE_CHUNK):
-            quoted = ", ".join(sql_string(value) for value in stale[start : start + DELETE_CHUNK])
-            rejects.delete(f"object_id IN ({quoted})")
-    if rows or rejects is None:
-        append_rows(lake, rejects_name(table), pa.Table.from_pylist(list(rows), schema=REJECTS_SCHEMA))
+        for ids in settled if rejects.count_rows() else ():
+            rejects.merge_insert("object_id").when_matched_delete().execute(ids_reader(ids))
+    else:
+        append_rows(lake, rejects_name(table), REJECTS_SCHEMA.empty_table())
+    for piece in rows:
+        append_rows(lake, rejects_name(table), pa.Table.from_pylist(list(piece), schema=REJECTS_SCHEMA))
+
+
+def ids_reader(pieces: Iterable[pa.Table]) -> pa.RecordBatchReader:
+    """A stream of the column `object_id` of tables."""
+    schema = pa.schema([pa.field("object_id", pa.string())])
+    batches = (batch for piece in pieces for batch in piece.select(["object_id"]).cast(schema).to_batches())
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def sql_string(value: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from latentlake.storage import Storage
 from operators.embedders.base import canonical_json
-from pipelines.sources.base import LISTING_SCHEMA, KnownFile, SourceConfig
+from pipelines.sources.base import LISTING_ROWS, KnownFile, SourceConfig
 
 SOURCE_KEY = b"source"  # of a part's schema: how the source was read
 
@@ -23,32 +25,26 @@ def write_listing(source: SourceConfig, known: KnownFile, place: Storage) -> int
     return rows
 
 
-def read_listing(place: Storage) -> pa.Table | None:
-    """The listing below `place`, in the order it was listed; None where there is none."""
+def read_listing(place: Storage) -> Iterator[pa.Table] | None:
+    """Stream the listing below `place`, in the order it was listed, by at most `LISTING_ROWS` rows; None where there is none."""
+    parts = part_names(place)
+    return (piece for name in parts for piece in read_pieces(place, name)) if parts else None
+
+
+def part_names(place: Storage) -> list[str]:
+    """Names of a listing's parts, in order."""
     try:
-        names = sorted(place.fs.ls(place.root, detail=False))
+        paths = place.fs.ls(place.root, detail=False)
     except FileNotFoundError:
-        return None
-    parts = [read_parquet(place, name.rsplit("/", 1)[-1]) for name in names if name.endswith(".parquet")]
-    return pa.concat_tables(parts) if parts else None
+        return []
+    return sorted(path.rsplit("/", 1)[-1] for path in paths if path.endswith(".parquet"))
 
 
-def mark_duplicates(listing: pa.Table) -> pa.Table:
-    """Give each later entry of an id that was listed before an id of its own and an error; the first stays."""
-    ids = listing["object_id"]
-    if pc.count_distinct(ids).as_py() == listing.num_rows:
-        return listing
-    positions = pa.array(np.arange(listing.num_rows))
-    first = pa.table({"id": ids, "row": positions}).group_by("id").aggregate([("row", "min")])
-    origin = first["row_min"].take(pc.index_in(ids, first["id"])).to_numpy()
-    names, errors = ids.to_pylist(), listing["error"].to_pylist()
-    uris, places = listing["uri"].to_pylist(), listing["position"].to_pylist()
-    for row in np.flatnonzero(origin != np.arange(listing.num_rows)).tolist():
-        errors[row] = f"duplicate id '{names[row]}', first in {uris[origin[row]]} at {places[origin[row]]}"
-        names[row] = f"{uris[row]}:{places[row]}"
-    return listing.set_column(0, LISTING_SCHEMA.field("object_id"), [pa.array(names, pa.string())]).set_column(
-        LISTING_SCHEMA.get_field_index("error"), LISTING_SCHEMA.field("error"), [pa.array(errors, pa.string())]
-    )
+def read_pieces(place: Storage, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Stream one part, in order."""
+    with place.fs.open(place.path(name), "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(LISTING_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
 def identity_of(source: SourceConfig) -> bytes:
@@ -56,31 +52,75 @@ def identity_of(source: SourceConfig) -> bytes:
     return canonical_json(source.identity()).encode()
 
 
-def known_files(listing: pa.Table | None, source: SourceConfig) -> KnownFile:
+def known_files(place: Storage | None, source: SourceConfig) -> KnownFile:
     """A look-up of a previous listing's entries by file and version. The entries of one file stand together.
 
-    It knows nothing where the job now reads the source otherwise, by another id column for instance.
+    It knows nothing where the job now reads the source otherwise, by another id column for instance, or where an object
+    is a file of its own, for which nobody asks. Holds where each file's entries lie, and one part.
     """
-    if (
-        listing is None
-        or not listing.num_rows
-        or (listing.schema.metadata or {}).get(SOURCE_KEY) != identity_of(source)
-    ):
+    parts = [] if place is None or source.uri_is_object else part_names(place)
+    if place is None or not parts or read_mark(place, parts[0]) != identity_of(source):
         return lambda uri, version: None
-    uris = listing["uri"].combine_chunks().dictionary_encode()
-    codes = uris.indices.to_numpy()
-    edges = np.flatnonzero(np.diff(codes)) + 1
-    starts, stops = np.concatenate([[0], edges]), np.concatenate([edges, [len(codes)]])
-    places = {uris.dictionary[int(codes[a])].as_py(): (int(a), int(b)) for a, b in zip(starts, stops, strict=True)}
+    return KnownFiles(place, index_files(place, parts))
 
-    def known(uri: str, version: str) -> pa.Table | None:
-        if uri not in places:
+
+@dataclass
+class Stretch:
+    """Where the entries of one file lie: ranges of rows of parts."""
+
+    version: str | None
+    ranges: list[tuple[str, int, int]] = field(default_factory=list)  # part, start, stop
+
+
+@dataclass
+class KnownFiles:
+    """See `known_files`. Listings are asked for in their own order, so the part that was read last is kept."""
+
+    place: Storage
+    index: dict[str, Stretch]  # by uri
+    last: tuple[str, pa.Table] | None = None
+
+    def __call__(self, uri: str, version: str) -> pa.Table | None:
+        stretch = self.index.get(uri)
+        if stretch is None or stretch.version != version:
             return None
-        start, stop = places[uri]
-        entries = listing.slice(start, stop - start)
-        return entries if entries["version"][0].as_py() == version else None
+        return pa.concat_tables(self._part(name).slice(start, stop - start) for name, start, stop in stretch.ranges)
 
-    return known
+    def _part(self, name: str) -> pa.Table:
+        if self.last is None or self.last[0] != name:
+            self.last = name, read_parquet(self.place, name)
+        return self.last[1]
+
+
+def read_mark(place: Storage, name: str) -> bytes | None:
+    """How the source was read when a part was written."""
+    with place.fs.open(place.path(name), "rb") as file:
+        mark: bytes | None = (pq.ParquetFile(file).schema_arrow.metadata or {}).get(SOURCE_KEY)
+    return mark
+
+
+def index_files(place: Storage, parts: list[str]) -> dict[str, Stretch]:
+    """Where the entries of each file lie, by its uri."""
+    index: dict[str, Stretch] = {}
+    latest = None
+    for name in parts:
+        row = 0
+        for piece in read_pieces(place, name, columns=["uri", "version"]):
+            for start, stop in stretches(piece["uri"]):
+                uri = piece["uri"][start].as_py()
+                if uri != latest:
+                    index[uri] = Stretch(piece["version"][start].as_py())
+                index[uri].ranges.append((name, row + start, row + stop))
+                latest = uri
+            row += piece.num_rows
+    return index
+
+
+def stretches(values: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
+    """Start and stop of each run of equal values."""
+    codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
+    edges = (np.flatnonzero(np.diff(codes)) + 1).tolist()
+    return zip([0, *edges], [*edges, len(codes)], strict=True)
 
 
 def write_parquet(table: pa.Table, place: Storage, name: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,18 +20,19 @@ from clusters import ClusterProfile
 from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
 from latentlake.storage import Storage
 from operators.embedders.base import short_hash
-from operators.errors import GateRefused, SchemaMismatch
+from operators.errors import GateRefused, SchemaMismatch, SpecError
 from operators.preprocess import find_operator
-from pipelines.changes import Changes, find_changes, table_objects
-from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects
-from pipelines.listing import known_files, mark_duplicates, read_listing, write_listing
+from pipelines.changes import WORK_SCHEMA, Changes, Comparison, Retry, table_objects
+from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
+from pipelines.listing import known_files, read_listing, write_listing
+from pipelines.manifest import Manifest
 from pipelines.pools import Pool, plan_pools
 from pipelines.shard import SHARDS_A_PART, cut_shards
-from pipelines.sources.base import LISTING_SCHEMA
 from pipelines.spec import EmbedSpec, JobSpec
 
 log = logging.getLogger(__name__)
 
+WORK, GONE, LEFT = "work", "gone.parquet", "left.parquet"  # in a run's folder
 LIBRARIES = ("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers")
 
 
@@ -44,28 +46,27 @@ class Plan:
     pools: tuple[Pool, ...]
     base_version: int | None
     base_run: BaseRun | None
-    base_schema: pa.Schema | None
+    restores: bool  # the base is older than the newest version, which readers were taken back from
+    unpublished: bool  # the newest version is not what the tag marks, and was never published: it is gated again
     changes: Changes
     fields: tuple[pa.Field, ...]  # metadata columns
-    shards: tuple[tuple[int, int], ...]
+    schema: pa.Schema  # of the table after the run
+    new_fields: tuple[pa.Field, ...]  # columns that the table does not have yet
+    shards: tuple[int, ...]  # objects of each
     place: Storage  # folder of this run
+    listing: str  # folder of the listing, below the table's folder of work
+    retry: Retry | None = None  # nothing but these earlier rejects is worked on
+    resumed: Manifest | None = None  # of the run that this one goes on with
 
     @property
     def replaces_all(self) -> bool:
         """Whether the run writes every row anew and drops all that the table held."""
-        return self.base_version is None or self.spec.table.mode == "rebuild"
+        return replaces_all(self.spec, self.base_version)
 
     @property
-    def new_fields(self) -> list[pa.Field]:
-        """Columns that the table does not have yet."""
-        if self.replaces_all or self.base_schema is None:
-            return []
-        return [field for field in self.schema if field.name not in self.base_schema.names]
-
-    @property
-    def reuses(self) -> bool:
-        """Whether vectors that the table holds may be copied."""
-        return not self.replaces_all
+    def removes(self) -> int:
+        """How many objects of the table, gone from the source, are deleted."""
+        return self.changes.gone if self.spec.table.prune and self.retry is None else 0
 
     @property
     def rewrites(self) -> bool:
@@ -73,18 +74,42 @@ class Plan:
         return self.replaces_all or bool(self.new_fields)
 
     @property
+    def patched(self) -> tuple[str, ...]:
+        """Columns that are merged into the table's fragments, for objects that have not changed; none: such objects are written anew."""
+        vectors = {name for e in self.spec.embed for name in (e.column, f"{e.column}_tokens", f"{e.column}_truncated")}
+        names = tuple(field.name for field in self.new_fields)
+        return names if set(names) <= vectors and set(names) & set(self.spec.columns) and not self.replaces_all else ()
+
+    @property
     def state_key(self) -> str:
         """Equal for two runs whose objects have the same rows if their contents are the same."""
         return state_key(self.spec, self.fields)
 
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """Schema of the table after the run."""
-        return table_schema(self)
+    def manifest(self, version: int | None, started_at: float) -> Manifest:
+        """What has to be known to go on with this run, which writes for `version` of the table."""
+        return Manifest(
+            run_id=self.run_id,
+            table=self.spec.table.name,
+            job=self.spec.name,
+            resume_key=resume_key(self.spec, self.retry),
+            state_key=self.state_key,
+            started_at=started_at,
+            base_version=self.base_version,
+            version=version,
+            listing=self.listing,
+            retry=None if self.retry is None else asdict(self.retry),
+            shards=self.shards,
+            changes=self.changes.to_json(),
+            fields=pa.schema(self.fields),
+            new_fields=pa.schema(self.new_fields),
+            schema=self.schema,
+            spec=self.spec.to_json(),
+        )
 
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of each of the job's columns."""
-        return {e.column: fingerprint_of(e.config, self.spec.chain, e.dtype) for e in self.spec.embed}
+
+def replaces_all(spec: JobSpec, base_version: int | None) -> bool:
+    """See `Plan.replaces_all`."""
+    return base_version is None or spec.table.mode == "rebuild"
 
 
 def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
@@ -94,59 +119,146 @@ def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
     return short_hash({"source": spec.source.identity(), "columns": fingerprints, "metadata": metadata})
 
 
+def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
+    """Equal for two jobs of which one may finish what the other began: what is read, how, by which models, to where."""
+    return short_hash(
+        {
+            "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
+            "columns": fingerprints_of(spec),
+            "table": spec.table.model_dump(mode="json", exclude={"storage_options", "uri"}),
+            "retry": None if retry is None else asdict(retry),
+        }
+    )
+
+
+def fingerprints_of(spec: JobSpec) -> dict[str, str]:
+    """Fingerprint of each of a job's columns. The job must be resolved."""
+    return {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
+
+
 def new_run_id() -> str:
     """Name of a run: when it began (UTC), and six hex digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = None) -> Plan:
-    """List the source and plan the run. Writes nothing but the listing, below `place` (default: the run's own folder).
+def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = None, retry: Retry | None = None) -> Plan:
+    """List the source, compare with the table, and plan the run of a resolved job.
 
-    Raises `SpecError` (a model that is not there, a column of another fingerprint, a pool that cannot be), `SourceError`;
-    what was written of the listing is then taken away.
+    Writes nothing but the listing and the work, below `place` (default: the run's own folder). With `retry` nothing is
+    listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
+    another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
     """
-    spec = spec.resolved()
     pools = tuple(plan_pools(spec.embed, profile))
     run_id = new_run_id()
-    lake = spec.table.lake
-    place = place or lake.child(WORK_FOLDER, spec.table.name, run_id)
-    base = open_dataset(lake, spec.table.name)
-    if base is not None:
-        check_columns(spec, base.schema)
-    base_run = find_base_run(lake, spec.table.name, base.version) if base is not None else None
-    previous = read_listing(lake.child(WORK_FOLDER, spec.table.name, base_run.listing)) if base_run else None
+    lake, name = spec.table.lake, spec.table.name
+    place = place or lake.child(WORK_FOLDER, name, run_id)
+    base = choose_base(spec, open_dataset(lake, name))
+    if base.table is not None:
+        check_columns(spec, base.table.schema)
+    base_version = None if base.table is None else int(base.table.version)
+    base_run = find_base_run(lake, name, base_version) if base_version is not None else None
+    previous = lake.child(WORK_FOLDER, name, base_run.listing) if base_run else None
     rebuild = spec.table.mode == "rebuild"
+    if retry is not None and (previous is None or base_run is None or rebuild):
+        raise SpecError(f"table '{name}' has no run whose rejects could be tried again. Run its job.")
     try:
-        write_listing(spec.source, known_files(None if rebuild else previous, spec.source), place.child("listing"))
-        listing = mark_duplicates(read_listing(place.child("listing")) or LISTING_SCHEMA.empty_table())
-        fields = tuple(metadata_fields(spec, listing, base))
+        with Comparison() as comparison:
+            listing = previous if retry and previous else place.child("listing")
+            if retry is None:
+                write_listing(spec.source, known_files(None if rebuild else previous, spec.source), listing)
+            comparison.load(read_listing(listing))
+            fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
+            known = not rebuild and base_run is not None and base_run.state_key == state_key(spec, fields)
+            if retry is not None and not known:
+                raise SpecError(
+                    f"the job that table '{name}' was last written by is another one. Run this job as a whole."
+                )
+            changes = comparison.find_changes(
+                read_listing(previous) if known and previous else None,
+                table_objects(base.table, () if known or rebuild else spec.columns),
+                read_rejects(lake, name),
+                spec.columns,
+                retry,
+            )
+            shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
+            write_ids(place, GONE, comparison.gone())
+            write_ids(place, LEFT, comparison.left())
     except BaseException:  # of any kind: nobody will look for this run's folder again
-        if place.fs.exists(place.root):
-            place.fs.rm(place.root, recursive=True)
+        place.remove()
         raise
-    known = (
-        not rebuild and previous is not None and base_run is not None and base_run.state_key == state_key(spec, fields)
-    )
-    changes = find_changes(
-        listing,
-        mark_duplicates(previous) if known and previous is not None else None,
-        table_objects(base, () if known or rebuild else spec.columns),
-        read_rejects(lake, spec.table.name),
-        spec.columns,
-    )
+    known_schema = None if replaces_all(spec, base_version) or base.table is None else base.table.schema
+    schema = table_schema(spec, fields, known_schema, run_id)
     return Plan(
         run_id=run_id,
         spec=spec,
         profile=profile,
         pools=pools,
-        base_version=None if base is None else base.version,
+        base_version=base_version,
         base_run=base_run,
-        base_schema=None if base is None else base.schema,
+        restores=base.restores,
+        unpublished=base.unpublished,
         changes=changes,
         fields=fields,
-        shards=tuple(plan_shards(spec, changes, pools)),
+        schema=schema,
+        new_fields=tuple(f for f in schema if known_schema is not None and f.name not in known_schema.names),
+        shards=shards,
         place=place,
+        listing=base_run.listing if retry and base_run else f"{run_id}/listing",
+        retry=retry,
     )
+
+
+def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest) -> Plan:
+    """The plan of a run that was cut short, as its manifest tells it; pools, gates and tag are the job's of now."""
+    return Plan(
+        run_id=manifest.run_id,
+        spec=spec,
+        profile=profile,
+        pools=tuple(plan_pools(spec.embed, profile)),
+        base_version=manifest.base_version,
+        base_run=None,
+        restores=False,
+        unpublished=True,
+        changes=Changes.from_json(manifest.changes),
+        fields=tuple(manifest.fields),
+        schema=manifest.schema,
+        new_fields=tuple(manifest.new_fields),
+        shards=manifest.shards,
+        place=manifest.place(spec.table.lake),
+        listing=manifest.listing,
+        retry=None if manifest.retry is None else Retry(**manifest.retry),
+        resumed=manifest,
+    )
+
+
+@dataclass(frozen=True)
+class Base:
+    """The version of a table that a run builds on; see `Plan`."""
+
+    table: lance.LanceDataset | None
+    restores: bool = False
+    unpublished: bool = False
+
+
+def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
+    """The newest version, or the one that the job's tag was taken back to.
+
+    A newest version that the tag does not mark was either left behind by a run that did not get to publish it, which the
+    next run makes up for, or published once and found bad since: then the run builds on what readers have instead.
+    """
+    tag = spec.publish.tag
+    if newest is None or tag is None:
+        return Base(newest)
+    tags = newest.tags.list()
+    if tag not in tags:
+        return Base(newest, unpublished=True)
+    marked = int(tags[tag]["version"])
+    if marked == newest.version:
+        return Base(newest)
+    if was_published(spec.table.lake, spec.table.name, newest.version, tag) and spec.table.mode != "rebuild":
+        log.warning("tag '%s' was taken back to version %d: the run builds on that", tag, marked)
+        return Base(newest.checkout_version(marked), restores=True)
+    return Base(newest, unpublished=True)
 
 
 def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
@@ -168,11 +280,17 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
             raise SchemaMismatch(
                 f"column '{embed.column}' of table '{spec.table.name}' holds no vectors; name another."
             )
+        for column, provenance in stored.items():
+            if embed.column not in stored and dict(provenance.chain) != spec.chain.to_json():
+                raise SchemaMismatch(
+                    f"column '{embed.column}' would be computed of other rows than '{column}' of table '{spec.table.name}': the "
+                    "jobs decode or preprocess otherwise.\n  Use the same `modality` and `preprocess`, or another table."
+                )
 
 
-def metadata_fields(spec: JobSpec, listing: pa.Table, base: lance.LanceDataset | None) -> list[pa.Field]:
+def metadata_fields(spec: JobSpec, listing: Iterator[pa.Table], base: lance.LanceDataset | None) -> list[pa.Field]:
     """Metadata columns: of the type that the table has, else of the type that the source shows."""
-    fields = spec.source.metadata_fields(iter([listing]))
+    fields = spec.source.metadata_fields(listing)
     if base is None or spec.table.mode == "rebuild":
         return fields
     known = {name: base.schema.field(name).type for name in base.schema.names}
@@ -191,30 +309,65 @@ def number_like(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def plan_shards(spec: JobSpec, changes: Changes, pools: tuple[Pool, ...]) -> list[tuple[int, int]]:
-    """Shards of the work, as (start, stop) of its rows."""
+def write_work(
+    place: Storage, work: Iterator[pa.Table], total: int, spec: JobSpec, pools: tuple[Pool, ...]
+) -> Iterator[int]:
+    """Cut the work, of `total` objects, into shards, and write it: one row group a shard; the number of objects of each."""
     by_key = {embed.config.preparation_key(): embed.config.prepared_bytes() for embed in spec.embed}
-    sizes = changes.work["size"].fill_null(0).to_numpy()
-    parallel = min(pool.max for pool in pools)
-    return cut_shards(sizes, spec.shard, sum(by_key.values()), parallel)
+    waiting = WORK_SCHEMA.empty_table()
 
+    def sizes() -> Iterator[np.ndarray]:
+        nonlocal waiting
+        for piece in work:
+            waiting = pa.concat_tables([waiting, piece])
+            yield piece["size"].fill_null(0).to_numpy()
 
-def write_work(plan: Plan) -> None:
-    """Write the work beside the listing: one row group a shard."""
-    place = plan.place.child("work")
-    place.fs.makedirs(place.root, exist_ok=True)
-    for first in range(0, len(plan.shards), SHARDS_A_PART):
+    folder = place.child(WORK)
+    shards = cut_shards(sizes(), total, spec.shard, sum(by_key.values()), min(pool.max for pool in pools))
+    for part, first in enumerate(shards):
+        folder.fs.makedirs(folder.root, exist_ok=True)
         with (
-            place.fs.open(place.path(part_name(first)), "wb") as file,
-            pq.ParquetWriter(file, plan.changes.work.schema) as writer,
+            folder.fs.open(folder.path(part_name(part * SHARDS_A_PART)), "wb") as file,
+            pq.ParquetWriter(file, WORK_SCHEMA) as writer,
         ):
-            for start, stop in plan.shards[first : first + SHARDS_A_PART]:
-                writer.write_table(plan.changes.work.slice(start, stop - start), row_group_size=stop - start)
+            for rows in chain([first], islice(shards, SHARDS_A_PART - 1)):
+                writer.write_table(waiting.slice(0, rows), row_group_size=rows)
+                waiting = waiting.slice(rows)
+                yield rows
+
+
+def write_ids(place: Storage, name: str, pieces: Iterator[pa.Table]) -> None:
+    """Write a column `object_id` below a place; no file where there are no ids."""
+    writer = None
+    for piece in pieces:
+        if writer is None:
+            place.fs.makedirs(place.root, exist_ok=True)
+            file = place.fs.open(place.path(name), "wb")
+            writer = pq.ParquetWriter(file, piece.schema)
+        writer.write_table(piece)
+    if writer is not None:
+        writer.close()
+        file.close()
+
+
+def read_ids(place: Storage, name: str) -> Iterator[pa.Table]:
+    """What `write_ids` wrote, in pieces."""
+    if not place.fs.exists(place.path(name)):
+        return
+    with place.fs.open(place.path(name), "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["object_id"]):
+            yield pa.Table.from_batches([batch])
+
+
+def read_work_ids(place: Storage) -> Iterator[pa.Table]:
+    """Ids of the objects of a run's work, in pieces."""
+    for name in place.child(WORK).list_names():
+        yield from read_ids(place.child(WORK), name)
 
 
 def read_work(place: Storage, shard: int) -> pa.Table:
     """The work of one shard."""
-    work = place.child("work")
+    work = place.child(WORK)
     with work.fs.open(work.path(part_name(shard)), "rb") as file:
         return pq.ParquetFile(file).read_row_group(shard % SHARDS_A_PART)
 
@@ -224,9 +377,8 @@ def part_name(shard: int) -> str:
     return f"part-{shard // SHARDS_A_PART:06}.parquet"
 
 
-def table_schema(plan: Plan) -> pa.Schema:
-    """The table's schema after the run: what it had, and what the job adds."""
-    spec = plan.spec
+def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema | None, run_id: str) -> pa.Schema:
+    """The table's schema after the run: what it had (`known`), and what the job adds."""
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("object_id", pa.string(), nullable=False),
@@ -238,13 +390,12 @@ def table_schema(plan: Plan) -> pa.Schema:
         fields += [pa.field("chunk", pa.int32()), pa.field("start", pa.int64()), pa.field("end", pa.int64())]
     if spec.chain.column == "text":
         fields.append(pa.field("text", pa.string()))
-    fields += [pa.field(field.name, field.type) for field in plan.fields]
+    fields += [pa.field(field.name, field.type) for field in metadata]
     for embed in spec.embed:
-        fields += vector_fields(embed, plan)
-    if plan.replaces_all or plan.base_schema is None:
+        fields += vector_fields(embed, spec, run_id)
+    if known is None:
         return pa.schema(fields)
-    known = set(plan.base_schema.names)
-    return pa.schema([*plan.base_schema, *(field for field in fields if field.name not in known)])
+    return pa.schema([*known, *(field for field in fields if field.name not in known.names)])
 
 
 def fans_out(spec: JobSpec) -> bool:
@@ -252,17 +403,17 @@ def fans_out(spec: JobSpec) -> bool:
     return any(find_operator(step.op).fans_out for step in spec.chain.steps)
 
 
-def vector_fields(embed: EmbedSpec, plan: Plan) -> list[pa.Field]:
+def vector_fields(embed: EmbedSpec, spec: JobSpec, run_id: str) -> list[pa.Field]:
     """Fields of one vector column: the vectors with their provenance, and for text its token count."""
-    chain = plan.spec.chain
+    chain = spec.chain
     provenance = Provenance(
         fingerprint=fingerprint_of(embed.config, chain, embed.dtype),
         identity=identity_of(embed.config, chain, embed.dtype),
         embedder=embed.config.model_dump(mode="json"),
         chain=chain.to_json(),
         dtype=embed.dtype,
-        metric=plan.spec.metric(embed.column),
-        run_id=plan.run_id,
+        metric=spec.metric(embed.column),
+        run_id=run_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=library_versions(),
     )
@@ -290,9 +441,9 @@ def check_removal(plan: Plan) -> None:
     """Refuse to delete more of the table than the job's gate allows. Raises `GateRefused`."""
     deletes = plan.spec.table.prune or (plan.replaces_all and plan.base_version is not None)
     limit, share = plan.spec.gates.max_rows_removed, plan.changes.gone_share
-    if deletes and share > limit:
+    if deletes and plan.retry is None and plan.resumed is None and share > limit:
         raise GateRefused(
-            f"{len(plan.changes.gone)} of the table's {plan.changes.in_table} objects ({share:.1%}) are gone from the source; "
+            f"{plan.changes.gone} of the table's {plan.changes.in_table} objects ({share:.1%}) are gone from the source; "
             f"gates.max_rows_removed allows {limit:.1%}. Nothing was published.\n"
             "  Check the source; if it is right, raise the gate for this run: --set gates.max_rows_removed=1."
         )
@@ -308,10 +459,10 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "mode": spec.table.mode,
         "base_version": plan.base_version,
         "objects": changes.listed,
-        "to_read": changes.work.num_rows,
-        "bytes_to_read": int(sum(changes.work["size"].fill_null(0).to_pylist())),
+        "to_read": changes.work,
+        "bytes_to_read": changes.work_bytes,
         "unchanged": {column: carried.unchanged for column, carried in changes.carried.items()},
-        "gone": len(changes.gone),
+        "gone": changes.gone,
         "shards": len(plan.shards),
         "stages": [
             {"stage": "read", "decode": spec.modality, "preprocess": [s.op for s in spec.chain.steps]},
@@ -319,6 +470,6 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
             {"stage": "write", "new_columns": [field.name for field in plan.new_fields]},
         ],
         "dimensions": {e.column: e.config.dimension for e in spec.embed},
-        "fingerprints": plan.fingerprints(),
-        "estimated_mb_written": round(changes.work.num_rows * row_bytes / 2**20, 1),
+        "fingerprints": fingerprints_of(spec),
+        "estimated_mb_written": round(changes.work * row_bytes / 2**20, 1),
     }

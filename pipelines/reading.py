@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,21 @@ import numpy as np
 import pyarrow as pa
 
 from latentlake.storage import Storage
-from operators.batch import Batch, RowError, describe, make_batch, object_array, take_rows
+from operators.batch import Batch, ReadError, RowError, describe, make_batch, object_array, take_rows
 from operators.chain import reject_empty
 from operators.embedders.base import EmbedderConfig, canonical_json
 from operators.sniff import sniff
+from pipelines.journal import DIED, Journal
 from pipelines.ledger import open_dataset, sql_string
-from pipelines.plan import read_work
+from pipelines.plan import fans_out, read_work
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
+from pipelines.sinks.columns import place_rows
 from pipelines.sources.base import Objects
 from pipelines.spec import JobSpec
 
 HASH_BYTES = 16
+DECODED_BYTES = 256 * 2**20  # of decoded objects that a reading task holds at once, or one object
+CAREFUL_OBJECTS = 32  # read together where an earlier attempt died
 
 
 @dataclass(frozen=True)
@@ -35,39 +39,80 @@ class ReadShard:
     fields: tuple[pa.Field, ...]
     reuse_version: int | None  # table version whose vectors may be copied
     rewrites: bool  # objects whose content is unchanged are written again
+    patches: bool = False  # of objects that have not changed, only new columns are written
+    shards: tuple[int, ...] = ()  # numbers of the shards to read, where it is not all of them
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Block of one shard number (`id`) to the shard's block."""
-        (shard,) = block["id"].to_pylist()
-        return self.read(shard, read_work(self.place, shard))
+        (at,) = block["id"].to_pylist()
+        shard = self.shards[at] if self.shards else at
+        with Journal(self.place, f"{shard:09}-read") as journal:
+            return self.read(shard, read_work(self.place, shard), journal)
 
-    def read(self, shard: int, work: pa.Table) -> pa.Table:
-        """Block of the objects of `work`, ready for the models."""
+    def read(self, shard: int, work: pa.Table, journal: Journal | None = None) -> pa.Table:
+        """Block of the objects of `work`, ready for the models. With a `journal`, objects that killed a process are rejected."""
         began = time.time()
         status = Status(shard, listed=work.num_rows)
-        objects = self.spec.source.read_objects(work, list(self.fields))
+        ids = work["object_id"].to_pylist()
+        every, parts = np.arange(work.num_rows), []
+        if journal is None:
+            parts += self._read_unit(work, status)
+        else:
+            size = CAREFUL_OBJECTS if journal.careful else max(1, len(every))
+            for start in range(0, len(every), size):
+                for unit in journal.units(every[start : start + size], ids):
+                    parts += self._read_unit(work.take(pa.array(unit)), status)
+            dead = np.flatnonzero(journal.is_dead(ids))
+            parts += self._read_unit(work.take(pa.array(dead)), status, DIED) if len(dead) else []
+        status.time("read", began)
+        return pack(status, pa.concat_tables(parts, promote_options="default"))
+
+    def _read_unit(self, work: pa.Table, status: Status, fault: str | None = None) -> list[pa.Table]:
+        """Rows of some of the shard's objects, in pieces; none is read where they have a `fault`."""
+        if fault is None:
+            objects = self.spec.source.read_objects(work, list(self.fields))
+        else:
+            nothing = [pa.nulls(work.num_rows, field.type) for field in self.fields]
+            objects = Objects([None] * work.num_rows, pa.Table.from_arrays(nothing, schema=pa.schema(self.fields)))
         batch = batch_of(work, objects)
-        status.reads = sum(not isinstance(content, Exception) for content in objects.contents)
-        status.read_bytes = sum(len(c) for c in objects.contents if isinstance(c, bytes | str))
+        if fault is not None:
+            batch["error"] = np.full(work.num_rows, f"decode: {fault}", dtype=object)
+        status.reads += sum(content is not None and not isinstance(content, Exception) for content in objects.contents)
+        status.read_bytes += sum(len(c) for c in objects.contents if isinstance(c, bytes | str))
         hash_objects(batch, work, objects.metadata, self.spec.source.uri_is_object)
         batch = self._drop_unchanged(batch, status)
+        # Chunks have hashes of their own, which are known only once the object is decoded.
+        known = None if fans_out(self.spec) else self._known_vectors(batch["content_hash"].tolist())
+        return [
+            self._read_group(take_rows(batch, group), known, work, objects.metadata, status)
+            for group in groups_by_memory(self.spec.chain.decoded_bytes(batch), DECODED_BYTES)
+        ]
+
+    def _read_group(
+        self, batch: Batch, known: pa.Table | None, work: pa.Table, metadata: pa.Table, status: Status
+    ) -> pa.Table:
+        """Rows of objects that are held decoded at once."""
+        unchanged = set(batch["object_id"][batch["object_hash"] == batch["base_hash"]].tolist())
         batch = self.spec.chain.run(batch, {e.column: e.config for e in self.spec.embed})
         if self.spec.chain.column == "text":
             batch = reject_empty(batch)
         batch = settle_objects(batch, status, work)
         for name in ("content", "error", "filtered"):
             batch.pop(name, None)
-        rows = self._rows(batch, work, objects.metadata)
-        rows = self._look_up(rows)
-        rows = self._prepare(rows, batch, status)
-        status.time("read", began)
-        return pack(status, rows)
+        rows = self._rows(batch, work, metadata)
+        if known is None:
+            known = self._known_vectors(rows["content_hash"].to_pylist())
+        rows = self._look_up(rows, known)
+        if self.patches:
+            rows, patched = place_rows(rows, known, unchanged)
+            status.replaced = [name for name in status.replaced if name not in patched]
+        return self._prepare(rows, batch, status)
 
     def _drop_unchanged(self, batch: Batch, status: Status) -> Batch:
         """Leave out objects whose content is what the table holds; note those of the table that are replaced."""
         same = (batch["object_hash"] == batch["base_hash"]) & (batch["error"] == None)  # noqa: E711 (element-wise)
         if not self.rewrites:
-            status.unchanged = int(same.sum())
+            status.unchanged += int(same.sum())
             batch = take_rows(batch, np.flatnonzero(~same))
         return batch
 
@@ -98,10 +143,9 @@ class ReadShard:
             columns[field.name] = metadata[field.name].take(batch["entry"].astype(np.int64))
         return pa.table(columns)
 
-    def _look_up(self, rows: pa.Table) -> pa.Table:
+    def _look_up(self, rows: pa.Table, known: pa.Table | None) -> pa.Table:
         """Add each column's origins, and the vectors that the table, or an earlier row, has for the same content."""
         hashes, objects = rows["content_hash"].to_pylist(), rows["object_id"].to_pylist()
-        known = self._known_vectors(hashes)
         for embed in self.spec.embed:
             column = embed.column
             extras = [f"{column}_tokens", f"{column}_truncated"] if self.spec.chain.column == "text" else []
@@ -134,7 +178,7 @@ class ReadShard:
             for name in (c, f"{c}_tokens", f"{c}_truncated")
             if name in table.schema.names
         ]
-        return rows_with_hashes(table, sorted(set(hashes)), ["content_hash", "object_id", *wanted])
+        return rows_with_hashes(table, sorted(set(hashes)), ["content_hash", "object_id", "id", *wanted], self.patches)
 
     def _prepare(self, rows: pa.Table, batch: Batch, status: Status) -> pa.Table:
         """Prepare what each model needs, once for models that prepare alike; a row that cannot be is rejected."""
@@ -162,6 +206,18 @@ class ReadShard:
         return rows
 
 
+def groups_by_memory(sizes: np.ndarray, limit: int) -> Iterator[np.ndarray]:
+    """Successive rows whose `sizes` (int64) add up to `limit` at most, or one row; one empty group where there are none."""
+    start = 0
+    total = np.concatenate([[0], np.cumsum(sizes)])
+    while start < len(sizes):
+        stop = max(start + 1, int(np.searchsorted(total, total[start] + limit, side="right")) - 1)
+        yield np.arange(start, stop)
+        start = stop
+    if not len(sizes):
+        yield np.arange(0)
+
+
 EXTRA_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}
 
 
@@ -172,7 +228,8 @@ def batch_of(work: pa.Table, objects: Objects) -> Batch:
     for row, content in enumerate(objects.contents):
         if isinstance(content, Exception):
             # What cannot be read now may be read later; what was read and is not right stays so until it changes.
-            stage = "list" if errors[row] else "parse" if isinstance(content, RowError) else "read"
+            unread = isinstance(content, ReadError) or not isinstance(content, RowError)
+            stage = "list" if errors[row] else "read" if unread else "parse"
             batch["error"][row] = f"{stage}: {describe(content)}"
     batch["entry"] = np.arange(len(ids))
     batch["base_hash"] = object_array(work["base_hash"].to_pylist())
@@ -253,10 +310,12 @@ def reject(rows: pa.Table, row: int, column: str, stage: str, reason: str) -> di
     }
 
 
-def rows_with_hashes(table: lance.LanceDataset, hashes: Sequence[str], columns: list[str]) -> pa.Table:
+def rows_with_hashes(
+    table: lance.LanceDataset, hashes: Sequence[str], columns: list[str], with_row_id: bool
+) -> pa.Table:
     """Rows of a table whose `content_hash` is among `hashes`."""
     listed = ", ".join(sql_string(value) for value in hashes)
-    return table.to_table(filter=f"content_hash IN ({listed})", columns=columns)
+    return table.to_table(filter=f"content_hash IN ({listed})", columns=columns, with_row_id=with_row_id)
 
 
 def match_rows(

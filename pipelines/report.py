@@ -7,31 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines.accounting import Counts
-from pipelines.plan import Plan
-
-Record = Mapping[str, Any]
-
-
-def stream_window(records: Sequence[Record]) -> tuple[float, float] | None:
-    """From the first source read to the last fragment durable, in seconds since the epoch; None where nothing ran."""
-    reads = [stage["began"] for record in records for stage in record["status"]["stages"] if stage["stage"] == "read"]
-    writes = [stage["ended"] for record in records for stage in record["status"]["stages"] if stage["stage"] == "write"]
-    return (min(reads), max(writes)) if reads else None
+from pipelines.plan import Plan, fingerprints_of
+from pipelines.tally import Tally
 
 
-def stages_of(records: Sequence[Record], column: str) -> list[Mapping[str, Any]]:
-    """What the actors of one column did, shard by shard."""
-    return [stage for record in records for stage in record["status"]["stages"] if stage.get("column") == column]
-
-
-def throughput(records: Sequence[Record], column: str, actors: int) -> dict[str, float | int | None]:
+def throughput(tally: Tally, column: str, actors: int) -> dict[str, float | int | None]:
     """Rows of a column a second: the pipeline's, and the model's own in the same actors (see `embedding.bare_rate`)."""
-    stages, window = stages_of(records, column), stream_window(records)
-    rows = sum(stage["rows"] for stage in stages)
-    rates = {stage["actor"]: stage["bare_rate"] for stage in stages if stage["bare_rate"]}
+    window, rows, rates = tally.window, tally.embedded_now[column], tally.rates[column]
     bare = sum(rates.values()) / len(rates) * max(actors, 1) if rates else None
     return {
-        "rows_embedded": rows,
+        "rows_embedded": tally.embedded[column],
         "rows_per_s": round(rows / (window[1] - window[0]), 2) if window and rows else None,
         "model_rows_per_s": round(bare, 2) if bare and rows else None,
     }
@@ -61,15 +46,14 @@ def build_report(
     plan: Plan,
     state: str,
     totals: Mapping[str, Counts],
-    records: Sequence[Record],
+    tally: Tally,
     actors: Mapping[str, list[dict[str, float | int]]],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The report of a run, but for what only the end knows (version, tag, indexes, memory)."""
-    columns, removed = plan.spec.columns, len(plan.changes.gone)
+    columns, removed = plan.spec.columns, plan.changes.gone
     counts = {column: {**asdict(totals[column]), "removed": removed} for column in columns}
-    rates = {column: throughput(records, column, most_actors(actors.get(column, []))) for column in columns}
-    truncated = {column: sum(record["truncated"].get(column, 0) for record in records) for column in columns}
+    rates = {column: throughput(tally, column, most_actors(actors.get(column, []))) for column in columns}
     first = columns[0]
     return {
         "run_id": plan.run_id,
@@ -82,20 +66,21 @@ def build_report(
             column: {
                 **counts[column],
                 **rates[column],
-                "truncated": truncated[column],
+                "truncated": tally.truncated[column],
                 "actors": actors.get(column, []),
             }
             for column in columns
         },
-        "rows_written": sum(record["rows"] for record in records),
-        "truncated": truncated[first],
-        "objects_read": sum(record["status"]["reads"] for record in records),
-        "bytes_read": sum(record["status"]["read_bytes"] for record in records),
-        "shards": len(records),
+        "rows_written": tally.rows + tally.patched,
+        "truncated": tally.truncated[first],
+        "objects_read": tally.objects_read,
+        "bytes_read": tally.bytes_read,
+        "shards": tally.shards,
+        "shards_taken_over": tally.taken_over,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "rows_per_s": rates[first]["rows_per_s"],
         "model_rows_per_s": rates[first]["model_rows_per_s"],
         "indexes": [],
         "peak_memory_mb": None,
-        "fingerprints": plan.fingerprints(),
+        "fingerprints": fingerprints_of(plan.spec),
     }

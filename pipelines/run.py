@@ -1,66 +1,165 @@
-"""A run from end to end: plan, stream, account, gate, commit, index, tag, and what is remembered of it."""
+"""A run from end to end: plan, stream, account, gate, commit, index, gate, tag, and what is remembered of it. See ADR 4."""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
 from clusters import ClusterProfile, this_machine
 from latentlake.indexes import build_index
 from latentlake.provenance import columns_of
+from latentlake.storage import Storage
+from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError
 from pipelines.accounting import Counts, count_run
+from pipelines.changes import Retry
 from pipelines.cluster import running_ray
-from pipelines.ledger import open_dataset, record_run, write_rejects
+from pipelines.journal import ATTEMPTS_FOLDER, forgive
+from pipelines.lease import Lease, hold_table
+from pipelines.ledger import WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
+from pipelines.manifest import (
+    MANIFEST,
+    RESUMABLE,
+    SHARDS_FOLDER,
+    Manifest,
+    finished_shards,
+    settle_maintenance,
+    unfinished_runs,
+    write_manifest,
+)
 from pipelines.memory import PeakMemory
-from pipelines.plan import Plan, check_removal, make_plan, write_work
-from pipelines.report import actors_over_time, build_report, stages_of, stream_window
-from pipelines.shard import read_record
+from pipelines.plan import (
+    GONE,
+    LEFT,
+    WORK,
+    Plan,
+    check_removal,
+    make_plan,
+    read_ids,
+    read_work_ids,
+    resume_key,
+    resume_plan,
+)
+from pipelines.report import actors_over_time, build_report
+from pipelines.shard import record_name
+from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER
 from pipelines.spec import JobSpec
+from pipelines.tally import Tally, read_records
 
 log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
+Lives = dict[str, tuple[float, float | None]]  # begin and end of actors, by name
 Progress = Callable[[int, int], None]  # objects done, objects to do
 
 
-def run_job(spec: JobSpec, profile: ClusterProfile | None = None, progress: Progress | None = None) -> Report:
+def run_job(
+    spec: JobSpec,
+    profile: ClusterProfile | None = None,
+    progress: Progress | None = None,
+    *,
+    fresh: bool = False,
+    wait: bool = False,
+    retry: Retry | None = None,
+) -> Report:
     """Run a job and return its report (see `docs/report.md`).
+
+    A run of the same job that was cut short is gone on with, unless `fresh` discards it. Where another writer holds the
+    table, `wait` for it. With `retry`, only what an earlier run rejected is done again.
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
-    with PeakMemory() as memory:
-        plan = make_plan(spec, profile or this_machine())
-        run = Run(plan, began, progress or (lambda done, total: None))
+    spec = spec.resolved()
+    folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
+    folder.check_conditional_writes()
+    with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease:
+        plan = plan_run(spec, profile or this_machine(), fresh, retry)
+        run = Run(plan, lease, began, progress or (lambda done, total: None))
         try:
             run.execute()
         except BaseException as failure:  # whatever ends the run is noted, then goes on its way
-            report = run.finish(state_of(failure), memory.peak_mb, failure)
-            if isinstance(failure, LatentLakeError):
-                failure.report = report
+            try:
+                report = run.finish(state_of(failure), memory.peak_mb, failure)
+            except Exception as second:  # a full disk, say: what ended the run counts
+                log.warning("the ledger has no line of this run: %s", describe(second))
+            else:
+                if isinstance(failure, LatentLakeError):
+                    failure.report = report
             raise
         return run.finish(run.state, memory.peak_mb)
+
+
+def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry: Retry | None = None) -> Plan:
+    """The plan of the run of this job that was cut short, or else a new one. The table must be held.
+
+    Runs that cannot be gone on with, because the table has changed since, are discarded.
+    """
+    lake, name = spec.table.lake, spec.table.name
+    key = resume_key(spec, retry)
+    table = open_dataset(lake, name)
+    if table is not None:
+        settle_maintenance(lake, name, table.version)
+    for manifest in unfinished_runs(lake, name):
+        lines = read_runs(lake, name, f"run_id = '{manifest.run_id}'")
+        if lines and lines[0]["state"] not in RESUMABLE:
+            clear_folder(manifest.place(lake))  # it died as it cleared its folder
+        elif manifest.resume_key == key and not fresh and can_go_on(manifest, table):
+            log.warning("going on with run %s", manifest.run_id)
+            return resume_plan(spec, profile, manifest)
+        elif manifest.resume_key == key:
+            discard(lake, manifest)
+    return make_plan(spec, profile, retry=retry)
+
+
+def can_go_on(manifest: Manifest, table: Any) -> bool:
+    """Whether a run's finished shards still fit the table: it committed them already, or nobody changed the table since."""
+    from pipelines.sinks.lance import find_commit
+
+    version = None if table is None else table.version
+    return manifest.version == version or find_commit(table, manifest.run_id, manifest.base_version or 0) is not None
+
+
+def discard(lake: Storage, manifest: Manifest) -> None:
+    """Give up a run that was cut short. Its fragments are orphans, which `maintain` removes."""
+    log.warning("run %s is discarded", manifest.run_id)
+    record_run(
+        lake,
+        {
+            **{name: getattr(manifest, name) for name in ("run_id", "table", "job", "base_version", "state_key")},
+            "state": "discarded",
+            "started_at": datetime.fromtimestamp(manifest.started_at, UTC),
+            "version": manifest.base_version,
+            "report": {},
+        },
+    )
+    manifest.place(lake).remove()
+
+
+def clear_folder(place: Storage) -> None:
+    """Take away what only an unfinished run needs; the manifest last, so that what is cut short here is done again."""
+    for name in (WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT, MANIFEST):
+        place.remove(name)
 
 
 class Run:
     """A run under way: what it has found so far."""
 
-    def __init__(self, plan: Plan, began: float, progress: Progress) -> None:
+    def __init__(self, plan: Plan, lease: Lease, began: float, progress: Progress) -> None:
         self.plan = plan
+        self.lease = lease
         self.began = began
         self.progress = progress
         self.state = "unchanged"
+        self.head: int | None = None  # the table's version whose rows the listing accounts for
         self.report: Report = {}
         self.seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
-        self.listing = f"{plan.run_id}/listing"
 
     def execute(self) -> None:
         """Everything between the plan and the ledger."""
@@ -68,123 +167,157 @@ class Run:
         if not plan.changes.listed:
             raise SourceError(f"the source '{plan.spec.source.uri}' holds no objects. Check uri, include and exclude.")
         check_removal(plan)
-        version = plan.base_version
-        records: list[dict[str, Any]] = []
-        actors: dict[str, Any] = {}
-        if plan.shards:
-            version, records, actors = self._stream()
+        version = self._prepare()
+        with Tally(plan.spec.columns, self.lease.token) as tally:
+            totals, actors = self._stream(version, tally)
+            window = tally.window or (time.time(), time.time())
+            self.seconds["setup"], self.seconds["stream"] = window[0] - self.began, window[1] - window[0]
+            lines = {column: actors_over_time(lives, window[0]) for column, lives in actors.items()}
+            self.report = build_report(plan, self.state, totals, tally, lines, self.seconds)
+            self._check_rejects(totals, tally)
+            committed = self._commit(version, tally)
+        if committed is not None or plan.unpublished or plan.base_run is None or version != plan.base_version:
+            self._index()
+            self._tag()
         else:
-            self.seconds["setup"] = time.time() - self.began
-        totals = count_run(plan.changes, records, len(plan.shards), plan.spec.columns)
-        self.report = build_report(plan, self.state, totals, records, actors, self.seconds)
-        self._check_rejects(totals, records)
-        version = self._publish(version, records)
-        if version is None:
-            raise SourceError("no object of the source could be embedded, and there is no table yet.")
-        self._tag(version, moved=self.state == "published" or plan.base_run is None)
+            self.report |= {"version": version, "tag": plan.spec.publish.tag}
 
-    def _stream(self) -> tuple[int | None, list[dict[str, Any]], dict[str, Any]]:
-        """Run the flow; the version that was written for, the shards' records, and actors over time."""
-        from pipelines.sinks.lance import add_columns
+    def _prepare(self) -> int | None:
+        """Make the table ready for what will be written; that version. From here on the run can be gone on with."""
+        from pipelines.sinks.lance import prepare_table
 
         plan = self.plan
-        write_work(plan)
-        with running_ray(plan.profile):
-            from pipelines.embed import embed_shards  # imports Ray, which must find its authentication set
+        if plan.resumed is not None:
+            return plan.resumed.version
+        if not plan.shards and not plan.removes and not plan.replaces_all:
+            return plan.base_version
+        version = prepare_table(plan)
+        write_manifest(plan.spec.table.lake, plan.manifest(version, self.began))
+        return version
 
-            version = add_columns(plan)
-            done, total = 0, plan.changes.work.num_rows
-            self.progress(0, total)
-            for shard in embed_shards(plan, version):
+    def _stream(self, version: int | None, tally: Tally) -> tuple[dict[str, Counts], dict[str, Lives]]:
+        """Finish the shards that have left no record. The accounting of all, and when the actors lived, by column."""
+        plan = self.plan
+        finished = self._take_over()
+        todo = [shard for shard in range(len(plan.shards)) if shard not in finished]
+        if not todo and not plan.patched:
+            return self._count(tally), {}
+        with running_ray(plan.profile):
+            from pipelines.embed import (
+                embed_shards,
+                merge_columns,
+            )  # import Ray, which must find its authentication set
+
+            done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
+            self.progress(done, total)
+            for shard in embed_shards(plan, version, todo, self.lease.token) if todo else ():
                 done += shard["listed"]
                 self.progress(done, total)
-            place = plan.place.child("shards")
-            records = [read_record(place, shard) for shard in range(len(plan.shards))]
-            window = stream_window(records) or (self.began, self.began)
-            self.seconds["setup"], self.seconds["stream"] = window[0] - self.began, window[1] - window[0]
-            actors = {column: actors_over_time(actor_lives(records, column), window[0]) for column in plan.spec.columns}
-        return version, records, actors
+            totals = self._count(tally)
+            if tally.patches and version is not None:
+                merge_columns(plan, version, tally.patches)
+            return totals, {column: actor_lives(tally.actors[column]) for column in plan.spec.columns}
 
-    def _check_rejects(self, totals: Mapping[str, Counts], records: Sequence[dict[str, Any]]) -> None:
+    def _take_over(self) -> set[int]:
+        """Shards that have left a record, and whose files are still there."""
+        from pipelines.sinks.lance import data_files, named_files
+
+        plan = self.plan
+        if plan.resumed is None:
+            return set()
+        forgive(plan.place)
+        there = data_files(plan.spec.table.lake, plan.spec.table.name)
+        for record in read_records(plan.place, finished_shards(plan.place)):
+            if named_files(record["fragments"]) - there:
+                log.warning("files of shard %d are gone; it is done again", record["status"]["shard"])
+                plan.place.remove(SHARDS_FOLDER, record_name(record["status"]["shard"]))
+        return set(finished_shards(plan.place))
+
+    def _count(self, tally: Tally) -> dict[str, Counts]:
+        """The accounting of all shards, which `tally` takes in. Raises `AccountingError`."""
+        plan = self.plan
+        records = read_records(plan.place, finished_shards(plan.place))
+        return count_run(plan.changes, tally.count(records), len(plan.shards), plan.spec.columns)
+
+    def _check_rejects(self, totals: Mapping[str, Counts], tally: Tally) -> None:
         """Refuse to publish where too much was rejected; the rejects can be read all the same."""
         column, worst = max(totals.items(), key=lambda item: item[1].rejected)
         limit, spec = self.plan.spec.gates.max_reject_rate, self.plan.spec
         if worst.rejected <= limit * worst.listed:
             return
-        self._write_rejects(records, None)
+        self._write_rejects(tally, None)
         raise GateRefused(
             f"{worst.rejected} of {worst.listed} objects ({worst.rejected / worst.listed:.1%}) were rejected for '{column}'; "
             f"gates.max_reject_rate allows {limit:.1%}. Nothing was published.\n"
             f"  Read the reasons: latentlake rejects {spec.table.uri} {spec.table.name}"
         )
 
-    def _publish(self, version: int | None, records: Sequence[dict[str, Any]]) -> int | None:
-        """Commit, write the rejects, bring the indexes up to date; the version that readers may get."""
+    def _commit(self, version: int | None, tally: Tally) -> int | None:
+        """Commit, and write the rejects; the version committed, None where there was nothing to commit."""
         from pipelines.sinks.lance import commit
 
         plan = self.plan
         began = time.time()
         summary = {key: self.report[key] for key in ("run_id", "counts", "rows_written", "fingerprints")}
-        committed = commit(plan, version, records, summary)
+        committed = commit(plan, version, tally, summary, self.lease)
         self.state = "published" if committed is not None else "unchanged"
-        if records or committed is not None or len(plan.changes.left):
-            self._write_rejects(records, committed or version)
+        self.head = committed or version
+        if self.head is None:
+            raise SourceError("no object of the source could be embedded, and there is no table yet.")
+        if tally.shards or committed is not None or plan.changes.left:
+            self._write_rejects(tally, self.head)
         self.seconds["commit"] = time.time() - began
-        if committed is None and plan.base_run is not None and version == plan.base_version:
-            return version
-        return self._index() if committed or version else None
+        return committed
 
-    def _index(self) -> int:
-        """Build or extend the index of each column; the version with all of them."""
+    def _index(self) -> None:
+        """Build or extend the index of each column. Raises `GateRefused` where one finds too little."""
         began = time.time()
-        table = open_dataset(self.plan.spec.table.lake, self.plan.spec.table.name)
-        assert table is not None
-        stored = columns_of(table.schema)
-        for column in self.plan.spec.columns:
-            built = build_index(table, column, stored[column].metric, self.plan.spec.index_type(column))
-            self.report["indexes"].append(asdict(built))
-        self.seconds["index"] = time.time() - began
-        return int(table.version)
-
-    def _tag(self, version: int, moved: bool) -> None:
-        """Put the tag that readers follow on `version`.
-
-        Where the run `moved` nothing, a tag that is elsewhere was put there by hand, and stays.
-        """
-        tag, spec = self.plan.spec.publish.tag, self.plan.spec
-        self.report |= {"version": version, "tag": tag, "state": self.state}
-        if tag is None:
-            return
+        spec = self.plan.spec
         table = open_dataset(spec.table.lake, spec.table.name)
         assert table is not None
-        tags = table.tags.list()
-        if tag not in tags:
-            table.tags.create(tag, version)
-        elif tags[tag]["version"] != version and not moved:
-            log.warning(
-                "tag '%s' is at version %d, not at the newest, %d; it stays", tag, tags[tag]["version"], version
-            )
-        elif tags[tag]["version"] != version:
-            table.tags.update(tag, version)
+        stored = columns_of(table.schema)
+        for column in spec.columns:
+            self.lease.check()
+            built = build_index(table, column, stored[column].metric, spec.index_type(column))
+            self.report["indexes"].append(asdict(built))
+            self.head = int(table.version)
+        self.seconds["index"] = time.time() - began
+        least = spec.gates.min_recall
+        for built in self.report["indexes"]:
+            if least is not None and built["recall"] is not None and built["recall"] < least:
+                raise GateRefused(
+                    f"the index of '{built['column']}' finds {built['recall']:.3f} of the 10 nearest; gates.min_recall asks for "
+                    f"{least:.3f}. Version {self.head} is not published.\n"
+                    "  Choose another index type, or lower the gate; the next run gates this version again."
+                )
 
-    def _write_rejects(self, records: Sequence[dict[str, Any]], version: int | None) -> None:
+    def _tag(self) -> None:
+        """Put the tag that readers follow on the version that was gated."""
+        tag, spec = self.plan.spec.publish.tag, self.plan.spec
+        self.report |= {"version": self.head, "tag": tag}
+        if tag is None:
+            return
+        self.lease.check()
+        table = open_dataset(spec.table.lake, spec.table.name)
+        assert table is not None
+        if tag in table.tags.list():
+            table.tags.update(tag, self.head)
+        else:
+            table.tags.create(tag, self.head)
+
+    def _write_rejects(self, tally: Tally, version: int | None) -> None:
         """Write the rejects of the run's shards beside the table; see `ledger.write_rejects`."""
         plan = self.plan
-        rows = [
-            {**reject, "run_id": plan.run_id, "version": version}
-            for record in records
-            for reject in record["status"]["rejects"]
-        ]
-        settled = pa.array([], pa.string())
-        if version is not None:
-            settled = pa.concat_arrays(
-                [plan.changes.work["object_id"].combine_chunks(), plan.changes.gone, plan.changes.left]
-            )
-        write_rejects(plan.spec.table.lake, plan.spec.table.name, rows, settled, plan.run_id)
+        rows = (
+            [{**reject, "run_id": plan.run_id, "version": version} for reject in piece] for piece in tally.rejects()
+        )
+        settled = (read_work_ids(plan.place), read_ids(plan.place, GONE), read_ids(plan.place, LEFT))
+        lake, name = plan.spec.table.lake, plan.spec.table.name
+        write_rejects(lake, name, rows, settled if version is not None else (), plan.run_id)
 
     def finish(self, state: str, peak_mb: float, failure: BaseException | None = None) -> Report:
         """Complete the report, note the run in the ledger, and clear its folder of what nobody needs."""
-        plan = self.plan
+        plan, spec = self.plan, self.plan.spec
         self.report |= {
             "run_id": plan.run_id,
             "state": state,
@@ -192,29 +325,34 @@ class Run:
             "peak_memory_mb": round(peak_mb, 1),
         }
         if failure is not None:
-            self.report["error"] = f"{type(failure).__name__}: {failure}"
+            self.report["error"] = describe(failure)
+        listing = plan.listing
         if state == "unchanged" and not plan.shards and plan.base_run is not None:
-            self.listing = plan.base_run.listing  # the listing is the same; the one that is there serves
-            plan.place.fs.rm(plan.place.root, recursive=True)
-        else:
-            for folder in ("work",) if failure else ("work", "shards"):
-                if plan.place.fs.exists(plan.place.path(folder)):
-                    plan.place.fs.rm(plan.place.path(folder), recursive=True)
+            listing = plan.base_run.listing  # the same; the one that is there serves
         record_run(
-            plan.spec.table.lake,
+            spec.table.lake,
             {
                 "run_id": plan.run_id,
-                "table": plan.spec.table.name,
-                "job": plan.spec.name,
+                "table": spec.table.name,
+                "job": spec.name,
                 "state": state,
                 "started_at": datetime.fromtimestamp(self.began, UTC),
                 "base_version": plan.base_version,
                 "version": self.report.get("version") if failure is None else plan.base_version,
-                "listing": self.listing,
+                "listing": listing,
                 "state_key": plan.state_key,
                 "report": self.report,
+                "head": self.head if state not in RESUMABLE else None,
+                "tag": self.report.get("tag") if failure is None else None,
+                "spec": json.dumps(spec.to_json()),
             },
         )
+        if listing != plan.listing:
+            plan.place.remove()
+        elif state not in RESUMABLE:
+            clear_folder(plan.place)
+        elif not plan.place.fs.exists(plan.place.path(MANIFEST)):
+            plan.place.remove()  # it had not begun
         return self.report
 
 
@@ -222,17 +360,16 @@ def state_of(failure: BaseException) -> str:
     """How the ledger names the end of a run."""
     if isinstance(failure, GateRefused):
         return "refused"
-    return "interrupted" if isinstance(failure, KeyboardInterrupt) else "failed"
+    return "interrupted" if isinstance(failure, KeyboardInterrupt | SystemExit) else "failed"
 
 
-def actor_lives(records: Sequence[dict[str, Any]], column: str) -> dict[str, tuple[float, float | None]]:
-    """Begin and end (seconds since the epoch) of each actor that embedded for a column, as Ray knows them."""
+def actor_lives(names: Collection[str]) -> Lives:
+    """Begin and end (seconds since the epoch) of each actor of these names, as Ray knows them."""
     from ray._private import state
 
     known = state.actors()
-    names = {stage["actor"] for stage in stages_of(records, column)}
     lives = {}
-    for name in names & known.keys():
+    for name in set(names) & known.keys():
         began, ended = int(known[name].get("StartTime") or 0), int(known[name].get("EndTime") or 0)
         lives[name] = (began / 1000, ended / 1000 if ended else None)
     return lives

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
@@ -135,24 +135,25 @@ def vector_array(vectors: np.ndarray, present: np.ndarray, dtype: str) -> pa.Arr
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~present))
 
 
-def cut_shards(sizes: np.ndarray, spec: ShardSpec, prepared_bytes: int, parallel: int) -> list[tuple[int, int]]:
-    """Cut work into shards: (start, stop) of each, in order. `sizes` are the objects' bytes, int64.
+def cut_shards(
+    sizes: Iterator[np.ndarray], total: int, spec: ShardSpec, prepared_bytes: int, parallel: int
+) -> Iterator[int]:
+    """Cut work into shards: the number of objects of each, in order. Looks no further ahead than a shard and a piece.
 
-    A shard holds at most `spec.max_rows` objects and `spec.max_mb`, read or prepared. Towards the end shards get smaller
-    (guided self-scheduling: a share of what is left over the `parallel` actors), so that no actor works long alone.
+    `sizes` are the objects' bytes, int64 (n,) a piece, `total` of them. A shard holds at most `spec.max_rows` objects and
+    `spec.max_mb`, read or prepared. Towards the end shards get smaller (guided self-scheduling: a share of what is left
+    over the `parallel` actors), so that no actor works long alone.
     """
-    shards, start, total = [], 0, len(sizes)
     limit = spec.max_mb * 2**20
-    read_so_far = np.concatenate([[0], np.cumsum(sizes)])
     most = max(1, min(spec.max_rows, limit // max(1, prepared_bytes)))
-    while start < total:
-        guided = max(64, -(-2 * (total - start) // (3 * parallel)))
-        stop = min(total, start + min(most, guided))
-        within = int(np.searchsorted(read_so_far, read_so_far[start] + limit, side="right")) - 1
-        stop = max(start + 1, min(stop, within))
-        shards.append((start, stop))
-        start = stop
-    return shards
+    ahead, left = np.zeros(0, dtype=np.int64), total
+    while left:
+        wanted = min(left, most, max(64, -(-2 * left // (3 * parallel))))
+        while len(ahead) < wanted:
+            ahead = np.concatenate([ahead, next(sizes)])
+        rows = max(1, int(np.searchsorted(np.cumsum(ahead[:wanted]), limit, side="right")))
+        yield rows
+        ahead, left = ahead[rows:], left - rows
 
 
 def bisecting(rows: np.ndarray, work: Callable[[np.ndarray], None], reject: Callable[[int, Exception], None]) -> None:
@@ -175,10 +176,9 @@ def record_name(shard: int) -> str:
     return f"{shard:09}.json"
 
 
-def write_record(place: Storage, shard: int, record: dict[str, Any]) -> None:
-    """Write a shard's record: from now on the shard is done."""
-    place.fs.makedirs(place.root, exist_ok=True)
-    place.fs.pipe_file(place.path(record_name(shard)), json.dumps(record).encode())
+def write_record(place: Storage, shard: int, record: dict[str, Any]) -> bool:
+    """Write a shard's record: from now on the shard is done. False, and nothing is written, where it was done before."""
+    return place.put_if_absent(record_name(shard), json.dumps(record).encode())
 
 
 def read_record(place: Storage, shard: int) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class GateSpec(Section):
 
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)  # of the objects listed
     max_rows_removed: float = Field(default=0.1, ge=0, le=1)  # of the objects in the table
+    min_recall: float | None = Field(default=None, ge=0, le=1)  # @10 of an index against exact search
 
 
 class PublishSpec(Section):
@@ -123,15 +124,19 @@ class JobSpec(Section):
         embeds = tuple(e.model_copy(update={"config": e.config.resolve()}) for e in self.embed)
         return self.model_copy(update={"embed": embeds})
 
-    def redacted(self) -> dict[str, Any]:
-        """The job as JSON-able values, for reports. Secrets are references in it, as in the job itself."""
+    def to_json(self) -> dict[str, Any]:
+        """The job as `parse_job` takes it, with local paths made absolute. Secrets are references in it, as in the job itself."""
+        source, table = self.source, self.table
         return {
             "name": self.name,
             "modality": self.modality,
-            "source": self.source.model_dump(mode="json"),
-            "chain": self.chain.to_json(),
+            "source": {**source.model_dump(mode="json"), "uri": source.storage.lance_uri},
+            "preprocess": self.chain.to_json()["steps"],
             "embed": [
-                {"column": e.column, "dtype": e.dtype, "config": e.config.model_dump(mode="json")} for e in self.embed
+                {**e.model_dump(mode="json", exclude={"config"}), **e.config.model_dump(mode="json")}
+                for e in self.embed
             ],
-            "table": self.table.model_dump(mode="json"),
+            "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
+            "index": [index.model_dump(mode="json") for index in self.index],
+            **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard")},
         }

@@ -37,6 +37,7 @@ from pipelines.jobfile import EMBED_KEYS, KEYS, load_job, parse_yaml
 from pipelines.ledger import RUNS_SCHEMA
 from pipelines.report import build_report
 from pipelines.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+from pipelines.tally import Tally
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
@@ -291,12 +292,11 @@ def test_the_report_page_names_every_key():
     plan = SimpleNamespace(
         run_id="r",
         base_version=1,
-        spec=SimpleNamespace(columns=["v"], table=SimpleNamespace(name="t")),
-        changes=SimpleNamespace(gone=[]),
-        fingerprints=dict,
+        spec=SimpleNamespace(columns=["v"], embed=(), table=SimpleNamespace(name="t")),
+        changes=SimpleNamespace(gone=0),
     )
     seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
-    report = build_report(plan, "unchanged", {"v": Counts()}, [], {}, seconds)  # type: ignore[arg-type]
+    report = build_report(plan, "unchanged", {"v": Counts()}, Tally(["v"], "a"), {}, seconds)  # type: ignore[arg-type]
     assert set(documented(section("docs/report.md", "Keys"))) == {*report, "error"}
     assert set(documented(section("docs/report.md", "Counts"))) == set(report["counts"])
     assert set(documented(section("docs/report.md", "Seconds"))) == set(seconds)

@@ -53,6 +53,15 @@ def decode_content(content: Any) -> Image.Image:
     return rgb
 
 
+def decoded_bytes(content: Any) -> int:
+    """About how much memory a decoded object takes, told from its header; 0 for what is no picture."""
+    try:
+        image = open_header(bytes(content))
+    except Exception:  # whatever is wrong with it, `decode` says so
+        return 0
+    return image.width * image.height * 3
+
+
 def open_header(content: bytes) -> Image.Image:
     """Open without decoding pixels. Raises `RowError` for another format and for a decompression bomb."""
     try:

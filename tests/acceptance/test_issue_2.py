@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from issue_2 import LINES, Setting
+from issue_2 import LINES
+from lines import Setting
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from job_maker import HASHING, make_job, run, write_texts
+from run_maker import cut_short, held, lake_of
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
 
@@ -67,6 +69,115 @@ def test_plan_writes_nothing(tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     assert (plan["objects"], plan["to_read"], plan["dimensions"]) == (12, 12, {"h": 64})
     assert not (tmp_path / "lake").exists()
+
+
+def test_a_secret_is_not_given_on_the_command_line(tmp_path: Path) -> None:
+    for command in ("show t", "maintain t", "retry t"):
+        name, *table = command.split()
+        done = latentlake(name, "s3://lake/x", *table, "--option", "aws_secret_access_key=do-not-print", cwd=tmp_path)
+        assert done.returncode == 2, command
+        assert "a secret is given as env:NAME or file:PATH" in done.stderr
+        assert "do-not-print" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_rows": 5})
+    lake = job["table"]["uri"]
+    run(job)
+    write_texts(tmp_path / "in", {"new.txt": "new"})
+    report = run(job)
+
+    def told(*arguments: str) -> Any:
+        done = latentlake(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    lines = told("runs", lake, "t", "--json")
+    found = {(line["state"], line["version"], line["embedded"]) for line in lines}
+    assert found == {("published", 2, 1), ("published", 1, 12)}
+    assert report["run_id"] in latentlake("runs", lake, "t", cwd=tmp_path).stdout
+    done = told("maintain", lake, "t", "--json", "--keep-days", "0", "--orphan-days", "0")
+    assert (done["fragments"], done["rows"], done["tags_moved"]) == (1, 13, ["prod"])
+    back = latentlake("rollback", lake, "t", cwd=tmp_path)
+    assert back.returncode == 2  # what it could go back to was removed
+    assert "--to VERSION" in back.stderr and "Traceback" not in back.stderr
+    write_texts(tmp_path / "in", {"newer.txt": "newer"})
+    version = run(job)["version"]
+    back = latentlake("rollback", lake, "t", cwd=tmp_path)
+    assert (back.returncode, f"at version {done['version']}, it was at {version}" in back.stdout) == (0, True)
+    assert latentlake("rollback", lake, "t", "--to", str(version), cwd=tmp_path).returncode == 0
+    (shown, *_) = [row for row in told("versions", lake, "t", "--json") if row["tags"]]
+    assert shown["version"] == version
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    job = yaml.safe_load(path.read_text())
+    run(job)
+    lake = job["table"]["uri"]
+    with held(job):
+        for command in (["run", str(path)], ["maintain", lake, "t"], ["rollback", lake, "t"], ["retry", lake, "t"]):
+            done = latentlake(*command, cwd=tmp_path)
+            assert done.returncode == 4, done.stderr
+            assert "being written by job 'test' (process " in done.stderr and "--wait" in done.stderr
+            assert "Traceback" not in done.stderr
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", "run", str(path), "--wait", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert waiting.stderr is not None and "waiting for job 'test'" in waiting.stderr.readline()
+    out, _ = waiting.communicate(timeout=100)
+    assert (waiting.returncode, json.loads(out)["state"]) == (0, "unchanged")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
+    path = write_job(tmp_path, shard={"max_rows": 5})
+    job = yaml.safe_load(path.read_text())
+    plan = cut_short(job, 1)
+    for state in ("killed, resumable", "running"):
+        with held(job) if state == "running" else nullcontext():
+            (line,) = json.loads(latentlake("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
+        assert (line["run_id"], line["state"], line["shards"]) == (plan.run_id, state, "1/3")
+    assert latentlake("maintain", job["table"]["uri"], "t", cwd=tmp_path).returncode == 2  # there is no table yet
+
+
+@pytest.mark.usefixtures("here")
+def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    job = yaml.safe_load(path.read_text())
+    lake = job["table"]["uri"]
+    done = latentlake("retry", lake, "t", cwd=tmp_path)
+    assert (done.returncode, "--job FILE" in done.stderr) == (2, True)
+    run(job)
+    done = latentlake("retry", lake, "t", "--stage", "decode", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["state"], report["objects_read"], report["counts"]["unchanged"]) == ("unchanged", 0, 12)
+    assert latentlake("retry", lake, "t", "--job", str(path), cwd=tmp_path).returncode == 0
+    assert latentlake("retry", lake, "../t", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_fresh_discards_what_a_run_without_it_goes_on_with(tmp_path: Path) -> None:
+    path = write_job(tmp_path, shard={"max_rows": 5})
+    job = yaml.safe_load(path.read_text())
+    plan = cut_short(job, 1)
+    done = latentlake("run", str(path), "--fresh", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["run_id"] != plan.run_id and report["shards_taken_over"] == 0
+    lines = json.loads(latentlake("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
+    assert {line["run_id"]: line["state"] for line in lines} == {
+        plan.run_id: "discarded",
+        report["run_id"]: "published",
+    }
+    assert not lake_of(job).fs.exists(plan.place.root)
 
 
 @pytest.mark.slow

@@ -166,6 +166,11 @@ ONE_MISTAKE = [
     (changed("source.storage_options", {"aws_region": 5}), "source.storage_options.aws_region: "),
     (changed("source.uri", "s3://key:secret@bucket/a"), "source.uri: holds credentials before '@'"),
     (changed("table.uri", "s3://key@bucket/a"), "table.uri: holds credentials before '@'"),
+    (changed("source.uri", "https://b.s3.amazonaws.com/a?X-Amz-Signature=word"), "source.uri: is signed, or holds a token"),
+    (
+        changed("source.storage_options", {"aws_endpoint": "http://user:word@host"}),
+        "source.storage_options.aws_endpoint: holds credentials; give env:AWS_ENDPOINT or file:PATH",
+    ),
     (changed("table.uri", ""), "table.uri: is empty"),
     (changed("table.uri", "s3://[bucket/a"), "table.uri: is no path or URI"),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ import pytest
 
 from latentlake.storage import Storage, open_storage
 from pipelines.ledger import (
+    RUNS_SCHEMA,
     RUNS_TABLE,
     find_base_run,
     open_dataset,
     read_rejects,
+    read_runs,
     record_run,
     sql_string,
+    was_published,
     write_rejects,
 )
 
@@ -33,7 +38,8 @@ def run(
     run_id: str, version: int | None = 1, state: str = "published", table: str = "t", **changes: Any
 ) -> dict[str, Any]:
     row = {"run_id": run_id, "table": table, "job": "j", "state": state, "started_at": NOW, "base_version": None}
-    return row | {"version": version, "listing": f"{run_id}/listing", "state_key": "k", "report": {"x": 1}} | changes
+    row |= {"version": version, "listing": f"{run_id}/listing", "state_key": "k", "report": {"x": 1}}
+    return row | {"head": version, "tag": "prod", "spec": "{}"} | changes
 
 
 def runs_of(lake: Storage) -> list[dict[str, Any]]:
@@ -46,9 +52,9 @@ def test_a_run_has_one_line(lake: Storage):
     for report in ({"rows": 1}, {"rows": 2}):
         record_run(lake, run("r1", report=report))
     record_run(lake, run("r2"))
-    first, second = runs_of(lake)
+    first, second = sorted(runs_of(lake), key=lambda line: line["run_id"])
     assert (first["run_id"], second["run_id"]) == ("r1", "r2")
-    assert first["report"] == '{"rows": 1}'
+    assert first["report"] == '{"rows": 2}'  # a run that goes on writes its line anew
     assert first["started_at"] == NOW
     assert before - timedelta(seconds=1) <= first["finished_at"] <= datetime.now(UTC)
 
@@ -57,8 +63,8 @@ def test_the_run_that_a_version_stands_on(lake: Storage):
     assert find_base_run(lake, "t", 1) is None
     record_run(lake, run("r1", 1))
     record_run(lake, run("r2", 1, "unchanged", state_key="k2"))
-    record_run(lake, run("r3", 1, "failed"))
-    record_run(lake, run("r4", 1, "refused"))
+    record_run(lake, run("r3", 1, "failed", head=None))
+    record_run(lake, run("r4", 1, "refused", head=None))  # refused before it had committed
     record_run(lake, run("r5", 2))
     record_run(lake, run("r6", 1, table="other"))
     found = find_base_run(lake, "t", 1)
@@ -66,6 +72,70 @@ def test_the_run_that_a_version_stands_on(lake: Storage):
     assert find_base_run(lake, "t", 2).run_id == "r5"  # type: ignore[union-attr]
     assert find_base_run(lake, "t", 3) is None
     assert find_base_run(lake, "other", 1).run_id == "r6"  # type: ignore[union-attr]
+
+
+def test_a_head_that_was_not_published_has_its_run(lake: Storage):
+    record_run(lake, run("r1", 1))
+    record_run(lake, run("r2", 1, "refused", head=2))  # readers stayed at 1
+    record_run(lake, run("r3", 2, "maintained", head=3, listing="r2/listing"))
+    record_run(lake, run("r4", 2, "maintained", head=4, listing=None))
+    assert find_base_run(lake, "t", 2).run_id == "r2"  # type: ignore[union-attr]
+    assert find_base_run(lake, "t", 3).listing == "r2/listing"  # type: ignore[union-attr]
+    assert find_base_run(lake, "t", 4) is None  # what it holds is not known
+    record_run(lake, run("r2", 1, "discarded", head=2))
+    assert find_base_run(lake, "t", 2) is None
+
+
+def test_what_was_published_under_a_tag(lake: Storage):
+    assert not was_published(lake, "t", 1, "prod")
+    record_run(lake, run("r1", 1))
+    record_run(lake, run("r2", 2, "maintained"))
+    record_run(lake, run("r3", 3, "refused"))
+    record_run(lake, run("r4", 4, tag=None))
+    assert [was_published(lake, "t", version, "prod") for version in (1, 2, 3, 4)] == [True, True, False, False]
+    assert not was_published(lake, "t", 1, "next")
+    assert not was_published(lake, "other", 1, "prod")
+
+
+def test_a_ledger_of_an_earlier_release_is_read_and_extended(lake: Storage):
+    new = ("head", "tag", "spec")
+    old = pa.schema([field for field in RUNS_SCHEMA if field.name not in new])
+    line = {name: value for name, value in run("r1", 1).items() if name not in new}
+    line |= {"finished_at": NOW, "report": "{}"}
+    lance.write_dataset(pa.Table.from_pylist([line], schema=old), f"{lake.lance_uri}/{RUNS_TABLE}.lance")
+    assert find_base_run(lake, "t", 1).run_id == "r1"  # type: ignore[union-attr]
+    assert read_runs(lake, "t", "head IS NOT NULL") == []
+    record_run(lake, run("r2", 2))
+    assert find_base_run(lake, "t", 1).run_id == "r1"  # type: ignore[union-attr]
+    assert find_base_run(lake, "t", 2).run_id == "r2"  # type: ignore[union-attr]
+    assert {line["run_id"]: line["head"] for line in runs_of(lake)} == {"r1": None, "r2": 2}
+
+
+def test_runs_of_a_table_newest_first(lake: Storage):
+    assert read_runs(lake, "t") == []
+    for name in ("r1", "r2", "it's"):
+        record_run(lake, run(name, table="t" if name.startswith("r") else "it's"))
+    assert [line["run_id"] for line in read_runs(lake, "t")] == ["r2", "r1"]
+    assert [line["run_id"] for line in read_runs(lake, "t", "run_id = 'r1' OR run_id = 'x'")] == ["r1"]
+    assert [line["run_id"] for line in read_runs(lake, "it's")] == ["it's"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_lines_that_are_written_at_the_same_time_are_all_there(
+    lake: Storage, monkeypatch: pytest.MonkeyPatch, there: bool
+):
+    monkeypatch.setattr("pipelines.lease.POLL_S", 0.05)
+    if there:
+        record_run(lake, run("r0"))
+    start = threading.Barrier(4)
+
+    def write_line(number: int) -> None:
+        start.wait()
+        record_run(lake, run(f"r{number}", table=f"t{number}"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_line, range(1, 5)))
+    assert sorted(line["run_id"] for line in runs_of(lake)) == [f"r{number}" for number in range(1 - there, 5)]
 
 
 def reject(
@@ -76,7 +146,14 @@ def reject(
 
 
 def write(lake: Storage, rows: list[dict[str, Any]], settled: list[str], run_id: str) -> None:
-    write_rejects(lake, "t", rows, pa.array(settled, pa.string()), run_id)
+    """Rejects and settled ids, both in pieces."""
+    pieces = (rows[start : start + 2] for start in range(0, len(rows), 2)) if len(rows) < 100 else iter([rows])
+    ids = [pa.table({"object_id": pa.array(settled[start::2], pa.string())}) for start in (0, 1)]
+    write_rejects(lake, "t", pieces, [iter(ids)] if settled else (), run_id)
+
+
+def published(lake: Storage) -> list[str]:
+    return [name for piece in read_rejects(lake, "t") for name in piece["object_id"].to_pylist()]
 
 
 def all_rejects(lake: Storage) -> set[tuple[str, str, int | None]]:
@@ -87,10 +164,10 @@ def all_rejects(lake: Storage) -> set[tuple[str, str, int | None]]:
 
 
 def test_rejects_are_there_even_when_there_are_none(lake: Storage):
-    assert read_rejects(lake, "t").num_rows == 0
+    assert published(lake) == []
     write(lake, [], [], "r1")
     assert all_rejects(lake) == set()
-    assert read_rejects(lake, "t").num_rows == 0
+    assert published(lake) == []
 
 
 def test_writing_again_changes_nothing(lake: Storage):
@@ -109,7 +186,7 @@ def test_a_run_that_published_nothing_takes_nothing_out(lake: Storage):
     write(lake, [reject("a")], ["a"], "r1")
     write(lake, [reject("b", "r2", None)], [], "r2")
     assert all_rejects(lake) == {("a", "r1", 1), ("b", "r2", None)}
-    assert read_rejects(lake, "t")["object_id"].to_pylist() == ["a"]  # unpublished ones decide nothing
+    assert published(lake) == ["a"]  # unpublished ones decide nothing
     write(lake, [reject("c", "r3", None)], [], "r3")  # and they make room for the next
     assert all_rejects(lake) == {("a", "r1", 1), ("c", "r3", None)}
     write(lake, [], ["a"], "r4")

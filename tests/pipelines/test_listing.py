@@ -1,4 +1,4 @@
-"""The listing snapshot: written in parts, read back, ids made unique, unchanged files known again."""
+"""The listing snapshot: written in parts, read back, unchanged files known again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from latentlake.storage import open_storage
+from latentlake.storage import Storage, open_storage
 from operators.errors import SourceError
-from pipelines.listing import known_files, mark_duplicates, read_listing, write_listing
+from pipelines.listing import known_files, read_listing, write_listing, write_parquet
 from pipelines.sources import source_class
-from pipelines.sources.base import LISTING_SCHEMA, as_listing
+from pipelines.sources.base import LISTING_SCHEMA
 
 
-def entry(
-    name: str, uri: str = "f", version: str | None = "1", position: int | None = 0, error: str | None = None
-) -> Any:
-    return {"object_id": name, "uri": uri, "version": version, "size": 1, "position": position, "error": error}
-
-
-def listing_of(*entries: Any) -> pa.Table:
-    return as_listing(list(entries))
+def whole(place: Storage) -> pa.Table:
+    """A listing in one piece."""
+    pieces = read_listing(place)
+    assert pieces is not None
+    return pa.concat_tables(pieces)
 
 
 def nothing_known(uri: str, version: str) -> None:
@@ -49,8 +46,8 @@ def test_written_and_read_in_order(source: Any, tmp_path: Path):
         "part-000000.parquet",
         "part-000001.parquet",
     ]
-    listing = read_listing(place)
-    assert listing is not None and listing.schema.equals(LISTING_SCHEMA)
+    listing = whole(place)
+    assert listing.schema.equals(LISTING_SCHEMA)
     assert listing["object_id"].to_pylist() == ["a0", "a1", "a2", "b0", "b1", "b2"]
 
 
@@ -70,12 +67,12 @@ def test_a_source_without_objects(tmp_path: Path):
 def known_of(source: Any, tmp_path: Path, reader: Any = None) -> Any:
     place = open_storage(str(tmp_path / "listing"))
     write_listing(source, nothing_known, place)
-    return known_files(read_listing(place), reader or source)
+    return known_files(place, reader or source)
 
 
 def test_files_that_are_known(source: Any, tmp_path: Path):
     known = known_of(source, tmp_path)
-    listing = read_listing(open_storage(str(tmp_path / "listing")))
+    listing = whole(open_storage(str(tmp_path / "listing")))
     for name in ("a", "b"):
         rows = listing.filter(pa.compute.equal(listing["uri"], f"{source.uri}/{name}.jsonl"))
         found = known(rows["uri"][0].as_py(), rows["version"][0].as_py())
@@ -84,9 +81,36 @@ def test_files_that_are_known(source: Any, tmp_path: Path):
     assert known(f"{source.uri}/c.jsonl", "1") is None
 
 
-def test_nothing_is_known_without_a_listing(source: Any):
-    for listing in (None, LISTING_SCHEMA.empty_table()):
-        assert known_files(listing, source)("f", "1") is None
+def test_nothing_is_known_without_a_listing(source: Any, tmp_path: Path):
+    empty = open_storage(str(tmp_path / "empty"))
+    write_parquet(LISTING_SCHEMA.empty_table(), empty, "part-000000.parquet")
+    for place in (None, open_storage(str(tmp_path / "absent")), empty):
+        assert known_files(place, source)("f", "1") is None
+
+
+def test_objects_that_are_files_need_no_index(tmp_path: Path):
+    place = open_storage(str(tmp_path / "listing"))
+    place.fs.makedirs(place.root)
+    (tmp_path / "listing" / "part-000000.parquet").write_text("no Parquet")
+    assert known_files(place, source_class("files")(uri=str(tmp_path)))("f", "1") is None
+
+
+def test_a_file_of_many_entries_is_known_over_parts(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.sources._tables.LISTING_ROWS", 2)
+    monkeypatch.setattr("pipelines.listing.LISTING_ROWS", 2)
+    known = known_of(source, tmp_path)
+    assert len(list((tmp_path / "listing").iterdir())) == 4
+    first = whole(open_storage(str(tmp_path / "listing")))
+    place = open_storage(str(tmp_path / "second"))
+    write_listing(source, known, place)
+    pieces = list(read_listing(place) or ())
+    assert pa.concat_tables(pieces).equals(first)
+    assert max(piece.num_rows for piece in pieces) == 2
+    again = known_files(place, source)
+    for name in ("a", "b"):
+        rows = first.filter(pa.compute.equal(first["uri"], f"{source.uri}/{name}.jsonl"))
+        found = again(rows["uri"][0].as_py(), rows["version"][0].as_py())
+        assert found is not None and found.to_pylist() == rows.to_pylist()
 
 
 @pytest.mark.parametrize("change", [{"id": "other"}, {"content": "id"}, {"include": ["a.jsonl"]}])
@@ -97,57 +121,22 @@ def test_a_listing_of_a_source_read_otherwise_is_not_used(source: Any, tmp_path:
     write_listing(changed, known, place)
     afresh = open_storage(str(tmp_path / "afresh"))
     write_listing(changed, nothing_known, afresh)
-    assert read_listing(place).to_pylist() == read_listing(afresh).to_pylist()
+    assert whole(place).to_pylist() == whole(afresh).to_pylist()
     if "id" in change:
-        assert read_listing(place)["object_id"][0].as_py() == "oa0"
+        assert whole(place)["object_id"][0].as_py() == "oa0"
 
 
 def test_a_listing_that_was_taken_over_can_be_taken_over_again(source: Any, tmp_path: Path):
     known = known_of(source, tmp_path)
-    first = read_listing(open_storage(str(tmp_path / "listing")))
+    first = whole(open_storage(str(tmp_path / "listing")))
     for name in ("second", "third"):
         place = open_storage(str(tmp_path / name))
         write_listing(source, known, place)
-        assert read_listing(place).equals(first)
-        known = known_files(read_listing(place), source)
+        assert whole(place).equals(first)
+        known = known_files(place, source)
         assert known(first["uri"][0].as_py(), first["version"][0].as_py()) is not None
 
 
 def test_parts_are_parquet_that_anyone_reads(source: Any, tmp_path: Path):
     write_listing(source, nothing_known, open_storage(str(tmp_path / "listing")))
     assert pq.read_table(tmp_path / "listing").num_rows == 6
-
-
-# duplicates
-
-
-def test_duplicates_get_an_id_of_their_own_and_the_first_stays():
-    marked = mark_duplicates(
-        listing_of(
-            entry("a", "f", position=0),
-            entry("b", "f", position=9),
-            entry("a", "f", position=20),
-            entry("a", "g", position=3),
-        )
-    )
-    assert marked.schema.equals(LISTING_SCHEMA)
-    assert marked["object_id"].to_pylist() == ["a", "b", "f:20", "g:3"]
-    message = "duplicate id 'a', first in f at 0"
-    assert marked["error"].to_pylist() == [None, None, message, message]
-    assert marked["position"].to_pylist() == [0, 9, 20, 3]
-
-
-def test_without_duplicates_nothing_changes():
-    listing = listing_of(entry("a"), entry("b", error="broken"))
-    assert mark_duplicates(listing) is listing
-    assert mark_duplicates(LISTING_SCHEMA.empty_table()).num_rows == 0
-
-
-def test_duplicates_over_parts():
-    parts = pa.concat_tables([listing_of(entry("a", position=k)) for k in range(3)])
-    assert mark_duplicates(parts)["object_id"].to_pylist() == ["a", "f:1", "f:2"]
-
-
-def test_marking_twice_changes_nothing_more():
-    once = mark_duplicates(listing_of(entry("a", position=0), entry("a", position=1)))
-    assert mark_duplicates(once).equals(once)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from job_maker import HASHING, make_job, write_jsonl, write_texts
 from PIL import Image
 
-from latentlake.table import REJECTS_SCHEMA
+from latentlake.storage import Storage
+from operators.chain import Chain
 from operators.embedders.hashing import Config
-from pipelines.changes import find_changes, table_objects
+from pipelines.changes import WORK_SCHEMA, Comparison, table_objects
 from pipelines.jobfile import parse_job
-from pipelines.reading import ReadShard
+from pipelines.journal import DIED, Journal
+from pipelines.reading import ReadShard, groups_by_memory
 from pipelines.shard import Origin, Status, prepared_batch, unpack
-from pipelines.sources.base import LISTING_SCHEMA
 from pipelines.spec import JobSpec
 
 
@@ -32,12 +37,13 @@ def blake(content: bytes) -> str:
 def list_work(
     spec: JobSpec, base: lance.LanceDataset | None = None, hashes: Mapping[str, str] | None = None
 ) -> pa.Table:
-    pieces = list(spec.source.list_objects(lambda uri, version: None))
-    listing = pa.concat_tables(pieces) if pieces else LISTING_SCHEMA.empty_table()
     objects = table_objects(base)
     if hashes is not None:
-        objects = pa.table({"object_id": list(hashes), "object_hash": list(hashes.values())})
-    return find_changes(listing, None, objects, REJECTS_SCHEMA.empty_table(), spec.columns).work
+        objects = iter([pa.table({"object_id": list(hashes), "object_hash": list(hashes.values())})])
+    with Comparison() as comparison:
+        comparison.load(spec.source.list_objects(lambda uri, version: None))
+        comparison.find_changes(None, objects, [], spec.columns)
+        return pa.concat_tables([WORK_SCHEMA.empty_table(), *comparison.work()])
 
 
 def read(
@@ -167,7 +173,7 @@ def test_a_file_that_vanished(tmp_path: Path):
     status, rows = unpack(ReadShard(spec, spec.table.lake, (), None, False).read(0, work))
     assert list(by_id(rows)) == ["b"]
     outcome, stage, error, sniffed = fates(status)["a"]
-    assert (outcome, stage, sniffed) == ("rejected", "read", None) and "FileNotFoundError" in error
+    assert (outcome, stage, error, sniffed) == ("rejected", "read", "gone since it was listed", None)
     assert (status.reads, status.replaced) == (1, [])
 
 
@@ -274,6 +280,7 @@ def write_base(
     vectors = [None if row["v"] is None else np.full(64, row["v"], kind.value_type.to_pandas_dtype()) for row in rows]
     table = pa.table(
         {
+            "id": [row["object"] for row in rows],
             "object_id": [row["object"] for row in rows],
             "content_hash": [blake(row["text"].encode()) for row in rows],
             "object_hash": [row.get("hash", "old") for row in rows],
@@ -405,3 +412,129 @@ def test_images(tmp_path: Path):
     assert pixels.dtype == np.uint8 and pixels.shape == (2, 16, 16, 3)
     order = rows["id"].to_pylist()
     assert pixels[order.index("red.png"), 5, 5].tolist() == [255, 0, 0]
+
+
+# bounds
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=30), st.integers(1, 2**41))
+def test_groups_by_memory(sizes: list[int], limit: int):
+    groups = [group.tolist() for group in groups_by_memory(np.array(sizes, dtype=np.int64), limit)]
+    assert [row for group in groups for row in group] == list(range(len(sizes)))  # all, once, in order
+    assert all(groups) or groups == [[]]  # where there is nothing there is one group, so that a shard has its columns
+    for group in groups:
+        assert len(group) <= 1 or sum(sizes[row] for row in group) <= limit
+    for group, following in pairwise(groups):  # none is smaller than it has to be
+        assert sum(sizes[row] for row in [*group, following[0]]) > limit
+
+
+def write_images(folder: Path, count: int = 7) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (40 + 10 * number, 30), (number * 30, 99, 5)).save(folder / f"{number}.png")
+    (folder / "3-cut.png").write_bytes((folder / "3.png").read_bytes()[:60])
+    (folder / "5-same.png").write_bytes((folder / "5.png").read_bytes())
+    return {"kind": "files", "uri": str(folder)}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 1), (20_000, 4), (10**9, 9)])
+def test_images_are_decoded_a_few_at_a_time_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, most: int
+):
+    job = make_job(tmp_path, write_images(tmp_path / "in"), modality="image")
+    whole, rows = read(job)
+    sizes: list[int] = []
+    run = Chain.run
+
+    def counted(self: Chain, batch: Any, *how: Any) -> Any:
+        sizes.append(len(batch["id"]))
+        return run(self, batch, *how)
+
+    monkeypatch.setattr(Chain, "run", counted)
+    monkeypatch.setattr("pipelines.reading.DECODED_BYTES", limit)
+    status, grouped = read(job)
+    assert (sum(sizes), max(sizes)) == (9, most)
+    assert (status.rejects, status.reads, status.read_bytes) == (whole.rejects, whole.reads, whole.read_bytes)
+    names = ["id", "object_id", "content_hash", "object_hash", "uri"]
+    assert grouped.select(names).equals(rows.select(names))
+    key = Config(dim=64).preparation_key()
+    ready = np.flatnonzero(rows["origin.h"].to_numpy() == Origin.TO_EMBED)
+    for row in ready:  # rows of the same content in another group are embedded, or wait for it
+        at = np.array([row])
+        there = np.flatnonzero(grouped["content_hash"].to_numpy() == rows["content_hash"][int(row)].as_py())[:1]
+        assert (
+            prepared_batch(grouped, key, there)["pixels"].tolist() == prepared_batch(rows, key, at)["pixels"].tolist()
+        )
+
+
+# what killed a process before
+
+
+def careful_read(job: Mapping[str, Any], place: Storage) -> tuple[Status, pa.Table]:
+    """Read as a task does, once an earlier attempt has died."""
+    spec = parse_job(job)
+    with Journal(place, "000000003-read") as journal:
+        assert journal.careful
+        return unpack(ReadShard(spec, place, (), None, False).read(3, list_work(spec), journal))
+
+
+def leave_note(place: Storage, **note: Any) -> None:
+    folder = place.child("attempts")
+    folder.remove("000000003-read.json")
+    assert folder.put_if_absent("000000003-read.json", json.dumps(note).encode())
+
+
+def test_an_object_that_killed_its_process_is_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    texts = {f"{k}": f"text {k}" for k in range(5)}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
+    spec = parse_job(job)
+    place = spec.table.lake
+    asked: list[list[str]] = []
+    read_objects = type(spec.source).read_objects
+
+    def noted(self: Any, work: pa.Table, fields: Any) -> Any:
+        asked.append(work["object_id"].to_pylist())
+        return read_objects(self, work, fields)
+
+    monkeypatch.setattr(type(spec.source), "read_objects", noted)
+    leave_note(place, dead=["2"], alone=["3", "4"])
+    status, rows = careful_read(job, place)
+    assert asked == [["0", "1"], ["3"], ["4"]]
+    assert sorted(by_id(rows)) == ["0", "1", "3", "4"]
+    assert fates(status) == {"2": ("rejected", "decode", DIED, None)}
+    assert (status.listed, status.reads) == (5, 4)
+    assert place.child("attempts").list_names() == []
+
+
+def test_a_shard_whose_objects_all_killed_their_process(tmp_path: Path):
+    job = make_job(tmp_path, write_texts(tmp_path / "in", {"a": "x", "b": "y"}))
+    leave_note(parse_job(job).table.lake, dead=["a", "b"])
+    status, rows = careful_read(job, parse_job(job).table.lake)
+    assert (rows.num_rows, len(status.rejects), status.reads, status.listed) == (0, 2, 0, 2)
+    assert {"id", "origin.h", "h"} <= set(rows.column_names)
+
+
+def test_an_object_that_kills_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Killed(BaseException):
+        """As a SIGKILL would be."""
+
+    job = make_job(tmp_path, write_texts(tmp_path / "in", {f"{k:02}": f"text {k}" for k in range(70)}))
+    spec = parse_job(job)
+    run = Chain.run
+
+    def deadly(self: Chain, batch: Any, *how: Any) -> Any:
+        if "text 40" in batch["content"] or b"text 40" in batch["content"]:
+            raise Killed
+        return run(self, batch, *how)
+
+    monkeypatch.setattr(Chain, "run", deadly)
+    for deaths in range(5):
+        journal = Journal(spec.table.lake, "000000003-read").__enter__()
+        try:
+            status, rows = unpack(ReadShard(spec, spec.table.lake, (), None, False).read(3, list_work(spec), journal))
+            break
+        except Killed:
+            assert deaths < 4
+    assert deaths == 4  # unnoted, in its unit, twice alone
+    assert {name: fate[:3] for name, fate in fates(status).items()} == {"40": ("rejected", "decode", DIED)}
+    assert (rows.num_rows, status.listed) == (69, 70)

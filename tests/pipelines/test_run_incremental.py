@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import lance
 import pytest
 import yaml
 from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, run, write_jsonl, write_texts
@@ -171,6 +173,50 @@ def test_a_new_column_is_filled_and_the_others_are_kept(tmp_path: Path) -> None:
     assert after["doc01.txt"]["g"] == pytest.approx(expected_vector(TEXTS["doc01.txt"], 32))
 
 
+def data_files(job: dict[str, Any]) -> set[str]:
+    """Data files of the newest version of a job's table."""
+    fragments = lance.dataset(f"{job['table']['uri']}/t.lance").get_fragments()
+    return {file.path for fragment in fragments for file in fragment.metadata.files}
+
+
+def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tmp_path: Path) -> None:
+    texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(300)}
+    index = [{"column": "h", "type": "ivf_flat"}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index, shard={"max_rows": 64})
+    run(job)
+    files = data_files(job)
+    write_texts(tmp_path / "in", {"007.txt": ONCE, "new.txt": TWICE, "bad.txt": "!!!"})
+    (tmp_path / "in" / "100.txt").unlink()
+    added = {**job, "embed": [{**HASHING, "column": "g", "dim": 32}], "index": []}
+    report = run({**added, "table": {**job["table"], "prune": True}, "gates": {"max_reject_rate": 0.1}})
+    check_accounting(report)
+    assert report["columns"]["g"]["embedded"] == 300
+    assert report["columns"]["g"]["rejected"] == 1
+    assert files < data_files(job)
+    rows = rows_of(job)
+    assert len(rows) == 300
+    for name, row in rows.items():
+        assert row["g"] == pytest.approx(expected_vector(row["text"], 32)), name
+        assert row["g_tokens"] == len(row["text"].split())
+        if name in ("007.txt", "new.txt"):
+            assert row["h"] is None  # of a content that this job did not embed for that column
+        else:
+            assert row["h"] == pytest.approx(expected_vector(texts[name])), name
+    (found,) = open_table(job).indexes()
+    assert (found.column, found.rows_unindexed) == ("h", 2)
+    both = run({**job, "embed": [HASHING, *added["embed"]], "gates": {"max_reject_rate": 0.1}})
+    check_accounting(both)
+    assert (both["columns"]["h"]["embedded"], both["columns"]["g"]["embedded"]) == (2, 0)
+
+
+def test_a_new_column_of_other_rows_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    run(job)
+    chunked = {**job, "preprocess": [{"op": "clean_text"}], "embed": [{**HASHING, "column": "g"}]}
+    with pytest.raises(SchemaMismatch, match="computed of other rows than 'h'"):
+        run(chunked)
+
+
 def test_changed_and_new_metadata_are_written_without_embedding(tmp_path: Path) -> None:
     rows = [{"id": str(n), "text": f"product {n}", "price": n, "colour": "red"} for n in range(20)]
     job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows, ["price"]))
@@ -241,6 +287,30 @@ def test_rejects_are_known_of_and_leave_when_mended(tmp_path: Path) -> None:
     (tmp_path / "in" / "other.txt").unlink()
     assert run(job)["counts"]["rejected"] == 0
     assert open_table(job).rejects().num_rows == 0  # what leaves the source leaves the rejects
+
+
+def test_a_reject_of_one_column_stays_when_its_file_is_only_touched(tmp_path: Path) -> None:
+    many = "word " * 70_000  # a count that float16 cannot hold, and float32 can
+    embed = [HASHING, {**HASHING, "column": "g", "dtype": "float16"}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", {**TEXTS, "many.txt": many}), embed)
+    first = run(job)
+    assert (first["columns"]["h"]["rejected"], first["columns"]["g"]["rejected"]) == (0, 1)
+    later = time.time() + 10
+    os.utime(tmp_path / "in" / "many.txt", (later, later))
+    for objects_read in (1, 0):
+        report = run(job)
+        check_accounting(report)
+        assert report["objects_read"] == objects_read
+        assert (report["columns"]["h"]["unchanged"], report["columns"]["h"]["rejected"]) == (41, 0)
+        assert (report["columns"]["g"]["unchanged"], report["columns"]["g"]["rejected"]) == (40, 1)
+        (row,) = open_table(job).rejects().to_pylist()
+        assert (row["object_id"], row["column"], row["stage"]) == ("many.txt", "g", "embed")
+        assert rows_of(job)["many.txt"]["g"] is None and rows_of(job)["many.txt"]["h"] is not None
+    write_texts(tmp_path / "in", {"many.txt": "fewer words"})
+    report = run(job)
+    assert (report["columns"]["h"]["embedded"], report["columns"]["g"]["embedded"]) == (1, 1)
+    assert open_table(job).rejects().num_rows == 0
+    assert rows_of(job)["many.txt"]["g"] is not None
 
 
 def test_filtered_objects_are_counted_with_their_reason(tmp_path: Path) -> None:
@@ -318,16 +388,53 @@ def test_a_column_that_a_refused_run_added_is_filled_by_the_next(tmp_path: Path)
     assert all(row["g"] is not None for row in rows_of(job).values())
 
 
-def test_a_tag_that_was_moved_by_hand_stays_until_something_changes(tmp_path: Path) -> None:
+def test_after_a_roll_back_the_next_run_builds_on_the_tag(tmp_path: Path) -> None:
     import lance
 
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
     first = run(job)["version"]
-    write_texts(tmp_path / "in", {"new.txt": ONCE})
-    run(job)
+    write_texts(tmp_path / "in", {"bad.txt": ONCE, "doc01.txt": ONCE})
+    second = run(job)["version"]
     lance.dataset(str(tmp_path / "lake" / "t.lance")).tags.update("prod", first)
+    (tmp_path / "in" / "bad.txt").unlink()
+    write_texts(tmp_path / "in", {"doc01.txt": TWICE})
+    report = run(job)
+    check_accounting(report)
+    assert (report["counts"]["embedded"], report["counts"]["unchanged"], report["counts"]["removed"]) == (1, 39, 0)
+    assert report["version"] > second
+    rows = rows_of(job)
+    assert "bad.txt" not in rows  # it was in the version that readers were taken back from
+    assert rows["doc01.txt"]["text"] == TWICE
     assert run(job)["state"] == "unchanged"
-    assert open_table(job).version == first
+
+
+def test_a_tag_that_was_taken_back_stays_where_nothing_has_changed_since(tmp_path: Path) -> None:
+    import lance
+
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    first = run(job)["version"]
+    write_texts(tmp_path / "in", {"bad.txt": ONCE})
+    second = run(job)["version"]
+    table = lance.dataset(str(tmp_path / "lake" / "t.lance"))
+    table.tags.update("prod", first)
+    (tmp_path / "in" / "bad.txt").unlink()
+    assert run(job)["state"] == "unchanged"
+    assert (open_table(job).version, lance.dataset(table.uri).version) == (first, second)
+
+
+def test_a_head_that_a_gate_left_unpublished_is_gated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentlake.indexes.NPROBES", 1)  # searches that miss
+    texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(300)}
+    index = [{"column": "h", "type": "ivf_flat"}]
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index)
+    with pytest.raises(GateRefused, match=r"min_recall asks for 1\.000\. Version \d is not published"):
+        run({**job, "gates": {"min_recall": 1.0}})
+    assert open_table(job).tags() == {}
+    with pytest.raises(GateRefused, match="min_recall"):
+        run({**job, "gates": {"min_recall": 1.0}})
+    report = run({**job, "gates": {"min_recall": 0.0}})
+    assert (report["counts"]["embedded"], report["counts"]["unchanged"], report["state"]) == (0, 300, "unchanged")
+    assert open_table(job).tags() == {"prod": report["version"]}
 
 
 def test_the_metric_of_a_column_is_kept(tmp_path: Path) -> None:
@@ -336,6 +443,5 @@ def test_the_metric_of_a_column_is_kept(tmp_path: Path) -> None:
     assert open_table(job).provenance("h").metric == "l2"
     with pytest.raises(SchemaMismatch, match="searched by l2, the job says cosine"):
         run({**job, "index": [{"column": "h", "metric": "cosine"}]})
-    assert not [
-        path for path in (tmp_path / "lake" / "_latentlake" / "t").iterdir() if not list(path.rglob("*.parquet"))
-    ]
+    folders = [path for path in (tmp_path / "lake" / "_latentlake" / "t").iterdir() if path.name != "lease"]
+    assert all(list(path.rglob("*.parquet")) for path in folders)

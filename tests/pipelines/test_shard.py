@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,28 @@ def test_vectors_that_are_all_null_or_none(kind: pa.DataType):
 # how work is cut
 
 
+def cut_naively(sizes: list[int], spec: ShardSpec, prepared_bytes: int, parallel: int) -> list[int]:
+    """Rows of each shard, the rules told once more: objects are added one by one."""
+    shards, left, limit = [], len(sizes), spec.max_mb * 2**20
+    while left:
+        rows, read = 0, 0
+        for size in sizes[len(sizes) - left :]:
+            read += size
+            prepared = (rows + 1) * prepared_bytes
+            if rows and (
+                read > limit or prepared > limit or rows >= min(spec.max_rows, max(64, 2 * left / 3 / parallel))
+            ):
+                break
+            rows += 1
+        shards.append(rows)
+        left -= rows
+    return shards
+
+
+def in_pieces(sizes: list[int], rows: int) -> Iterator[np.ndarray]:
+    return (np.array(sizes[start : start + rows], dtype=np.int64) for start in range(0, len(sizes), rows))
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.integers(0, 5 * 2**20), max_size=400),
@@ -165,30 +188,46 @@ def test_vectors_that_are_all_null_or_none(kind: pa.DataType):
     st.integers(1, 8),
     st.sampled_from([1, 2048, 150_000, 2**21]),
     st.integers(1, 8),
+    st.integers(1, 500),
 )
 def test_shards_cover_the_work_once_within_their_bounds(
-    sizes: list[int], max_rows: int, max_mb: int, prepared_bytes: int, parallel: int
+    sizes: list[int], max_rows: int, max_mb: int, prepared_bytes: int, parallel: int, piece: int
 ):
     spec = ShardSpec(max_rows=max_rows, max_mb=max_mb)
-    array = np.array(sizes, dtype=np.int64)
-    shards = cut_shards(array, spec, prepared_bytes, parallel)
-    assert [row for start, stop in shards for row in range(start, stop)] == list(range(len(sizes)))
-    for start, stop in shards:
-        assert 1 <= stop - start <= max_rows
-        if stop - start > 1:  # an object larger than the bound stands alone
-            assert array[start:stop].sum() <= max_mb * 2**20
-            assert (stop - start) * prepared_bytes <= max_mb * 2**20
+    shards = list(cut_shards(in_pieces(sizes, piece), len(sizes), spec, prepared_bytes, parallel))
+    assert shards == cut_naively(sizes, spec, prepared_bytes, parallel)
+    assert sum(shards) == len(sizes)
+    start = 0
+    for rows in shards:
+        assert 1 <= rows <= max_rows
+        if rows > 1:  # an object larger than the bound stands alone
+            assert sum(sizes[start : start + rows]) <= max_mb * 2**20
+            assert rows * prepared_bytes <= max_mb * 2**20
+        start += rows
 
 
 def test_shards_get_smaller_towards_the_end():
-    shards = cut_shards(np.full(10_000, 100), ShardSpec(max_rows=2048), 2048, 2)
-    rows = [stop - start for start, stop in shards]
+    rows = list(cut_shards(in_pieces([100] * 10_000, 999), 10_000, ShardSpec(max_rows=2048), 2048, 2))
     assert rows[0] == 2048 and rows == sorted(rows, reverse=True)
     assert rows[-1] <= 64
 
 
 def test_no_work_no_shards():
-    assert cut_shards(np.zeros(0, dtype=np.int64), ShardSpec(), 2048, 2) == []
+    assert list(cut_shards(iter([]), 0, ShardSpec(), 2048, 2)) == []
+
+
+def test_cutting_looks_no_further_ahead_than_it_must():
+    taken = 0
+
+    def pieces() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield np.zeros(100, dtype=np.int64)
+
+    shards = cut_shards(pieces(), 100_000, ShardSpec(max_rows=250), 1, 2)
+    assert [next(shards) for _ in range(4)] == [250] * 4
+    assert taken == 10
 
 
 # bisecting

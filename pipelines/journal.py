@@ -1,0 +1,124 @@
+"""How a row that kills its process is found: a note beside the shards' records of what a stage is working on.
+
+A stage that begins a shard leaves a note and takes it away at the end. An attempt that meets a note knows that the one
+before died, and works carefully: in small units, each noted before it begins. The unit that the next death leaves behind is
+then worked on row by row, and the row that two processes died on alone is the one: it is rejected, and the run goes on. A death
+that has nothing to do with the rows (a kill, a lost machine) costs one careful attempt, with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from latentlake.storage import Storage
+from operators.errors import LatentLakeError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS_FOLDER = "attempts"
+MAX_FRUITLESS = 4  # deaths in a row that tell nothing of the rows
+DIED = "the process died of it: it was killed, or ran out of memory, each time that this row was worked on"
+
+
+@dataclass
+class Note:
+    """What is known of the attempts at one stage of one shard. JSON-able."""
+
+    working_on: list[str] = field(default_factory=list)  # ids of the unit under way; empty: none, or not noted
+    alone: list[str] = field(default_factory=list)  # ids to work on one by one
+    died_alone: list[str] = field(
+        default_factory=list
+    )  # ids that were alone under way as a process died: once may be chance
+    dead: list[str] = field(default_factory=list)  # ids for which that happened twice
+    fruitless: int = 0
+    attempt: str = ""  # the first one, told from others: a write that finds its own content counts as done
+
+
+class Journal:
+    """The note of one attempt at one stage of one shard."""
+
+    def __init__(self, run_folder: Storage, key: str) -> None:
+        """`key` names the stage and the shard."""
+        self._place = run_folder.child(ATTEMPTS_FOLDER)
+        self._name = f"{key}.json"
+        self._note = Note()
+        self.careful = False
+
+    def __enter__(self) -> Journal:
+        """Begin an attempt. Raises `LatentLakeError` where attempts keep dying, and not of a row."""
+        first = Note(attempt=secrets.token_hex(8))
+        if self._place.put_if_absent(self._name, json.dumps(asdict(first)).encode()):
+            return self
+        self.careful = True
+        note = self._read()
+        if len(note.working_on) > 1:
+            note.alone += note.working_on
+        elif note.working_on and set(note.working_on) <= set(note.died_alone):
+            note.dead += note.working_on
+            log.warning("%s: rejected, for processes died of them: %s", self._name, ", ".join(note.dead))
+        else:
+            note.alone += note.working_on
+            note.died_alone += note.working_on
+        note.fruitless = 0 if note.working_on else note.fruitless + 1
+        note.working_on = []
+        if note.fruitless >= MAX_FRUITLESS:
+            self._place.remove(self._name)
+            raise LatentLakeError(
+                f"{self._name.removesuffix('.json')}: the process died {note.fruitless} times, and not of a row. "
+                "Is there enough memory for the model?\n  What is finished is kept: mend the cause and run the job again."
+            )
+        self._note = note
+        self._write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the attempt. Where it raised, nobody died: the note goes as well."""
+        self._place.remove(self._name)
+
+    def is_dead(self, ids: Sequence[str]) -> np.ndarray:
+        """For each id whether it killed its process; bool."""
+        return np.isin(np.asarray(ids, dtype=object), np.asarray(self._note.dead, dtype=object))
+
+    def units(self, rows: np.ndarray, ids: Sequence[str]) -> Iterator[np.ndarray]:
+        """Rows (indices into `ids`) to work on together, noted as the caller takes them; without the dead.
+
+        All of them at once, unless this attempt has to be careful.
+        """
+        if not self.careful:
+            yield rows
+            return
+        alone = np.isin(np.asarray(ids, dtype=object)[rows], np.asarray(self._note.alone, dtype=object))
+        living = ~self.is_dead([ids[row] for row in rows])
+        for unit in (rows[living & ~alone], *rows[living & alone].reshape(-1, 1)):
+            if len(unit):
+                self._note.working_on = [ids[row] for row in unit]
+                self._write()
+                yield unit
+        self._note.working_on = []
+        self._write()
+
+    def _read(self) -> Note:
+        try:
+            return Note(**json.loads(self._place.fs.cat_file(self._place.path(self._name))))
+        except (FileNotFoundError, ValueError):  # it was being written as its process died
+            return Note()
+
+    def _write(self) -> None:
+        self._place.put(self._name, json.dumps(asdict(self._note)).encode())
+
+
+def forgive(run_folder: Storage) -> None:
+    """Take what was under way for innocent: the notes are of a driver that is dead itself, and its workers with it."""
+    place = run_folder.child(ATTEMPTS_FOLDER)
+    for name in place.list_names():
+        try:
+            note = json.loads(place.fs.cat_file(place.path(name)))
+        except ValueError:
+            continue
+        place.put(name, json.dumps(note | {"fruitless": 0, "working_on": []}).encode())

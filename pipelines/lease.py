@@ -1,0 +1,206 @@
+"""One writer a table: a lease, held from the plan to the tag. See ADR 4.
+
+The lease is a log of small numbered objects beside the table. Each entry is written only if none of its number is there,
+which is the compare-and-swap: of two writers that saw the same last entry, one writes the next. Taking, renewing and giving
+back are entries; the number of the entry that took the lease is the fence token.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from latentlake.storage import Storage
+from operators.batch import describe
+from operators.errors import WriterConflict
+
+log = logging.getLogger(__name__)
+
+LEASE_FOLDER = "lease"
+TTL_S = 60.0  # a holder that has not renewed for so long is taken for dead; clocks may differ by TTL_S - 2 * BEAT_S
+BEAT_S = 15.0  # between two renewals
+POLL_S = 2.0  # between two looks of a writer that waits
+KEPT = 3  # entries of the log that stay
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state of the lease after one change of it."""
+
+    number: int
+    token: str  # of the holder; empty: nobody holds the table
+    holder: str = ""
+    host: str = ""
+    pid: int = 0
+    process_began: float = 0.0
+    since: float = 0.0  # seconds since the epoch
+    renewed: float = 0.0
+
+    def is_held(self, now: float) -> bool:
+        """Whether the holder may still be at work: it renewed lately, and is not a process of this machine that ended."""
+        return bool(self.token) and now < self.renewed + TTL_S and not self._has_ended()
+
+    def _has_ended(self) -> bool:
+        if self.host != this_host():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.process_began) > 1
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Lease:
+    """The lease of one table, as one writer sees it. Made by `hold_table`."""
+
+    def __init__(self, place: Storage, holder: str) -> None:
+        """`place` is the table's folder of work."""
+        self._place = place.child(LEASE_FOLDER)
+        began = psutil.Process().create_time()
+        self._entry = Entry(0, secrets.token_hex(8), holder, this_host(), os.getpid(), began)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._lost = False
+        self.fence = 0
+
+    @property
+    def token(self) -> str:
+        """What tells this holder from all others."""
+        return self._entry.token
+
+    def take(self, wait: bool) -> None:
+        """Take the lease; where another writer has it, wait, or raise `WriterConflict`."""
+        told = False
+        while True:
+            last, now = read_last(self._place), time.time()
+            if last is None or not last.is_held(now):
+                number = last.number + 1 if last else 1
+                entry = replace(self._entry, number=number, since=now, renewed=now)
+                if self._write(entry):
+                    self._entry, self.fence = entry, number
+                    return
+                continue
+            if not wait:
+                raise WriterConflict(
+                    f"the table is being written by {describe_holder(last)}. Nothing was done.\n"
+                    "  Run again when that has ended, or wait for it: --wait."
+                )
+            if not told:
+                log.warning("waiting for %s", describe_holder(last))
+                told = True
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Renew the lease now. Raises `WriterConflict` where another writer has taken over."""
+        if not self._renew():
+            raise WriterConflict(
+                "another writer took the table over, because this run had not been heard of for "
+                f"{TTL_S:.0f} s. Nothing more was committed.\n  Run the job again: it goes on with what this run has finished."
+            )
+
+    def keep(self) -> None:
+        """Renew until `give_back`; to be called in a thread."""
+        while not self._stop.wait(BEAT_S):
+            try:
+                self._renew()
+            except Exception as failure:  # whatever the store raised: the next beat, or `check`, tries again
+                log.warning("the lease could not be renewed: %s", describe(failure))
+
+    def give_back(self) -> None:
+        """Give the lease back, if it is still ours."""
+        self._stop.set()
+        with self._lock:
+            if self._lost:
+                return
+            try:
+                self._write(Entry(self._entry.number + 1, ""))
+            except Exception as failure:  # a full disk, say: the lease expires by itself, and what ended the run counts
+                log.warning("the lease could not be given back: %s", describe(failure))
+
+    def _renew(self) -> bool:
+        with self._lock:
+            entry = replace(self._entry, number=self._entry.number + 1, renewed=time.time())
+            if self._lost or not self._write(entry):
+                self._lost = True
+                return False
+            self._entry = entry
+            return True
+
+    def _write(self, entry: Entry) -> bool:
+        """Write an entry; whether it is now the last. Old entries go."""
+        if not self._place.put_if_absent(entry_name(entry.number), json.dumps(asdict(entry)).encode()):
+            return False
+        names = entry_names(self._place)
+        for name in names[:-KEPT]:
+            self._place.remove(name)
+        return names[-1] == entry_name(entry.number)
+
+
+@contextmanager
+def hold_table(place: Storage, holder: str, wait: bool = False) -> Iterator[Lease]:
+    """Hold a table against other writers. `place` is its folder of work. Raises `WriterConflict` (naming the holder)."""
+    lease = Lease(place, holder)
+    lease.take(wait)
+    beat = threading.Thread(target=lease.keep, name="lease", daemon=True)
+    beat.start()
+    try:
+        yield lease
+    finally:
+        lease.give_back()
+        beat.join()
+
+
+def find_holder(place: Storage) -> Entry | None:
+    """Who holds a table now; None: nobody does."""
+    last = read_last(place.child(LEASE_FOLDER))
+    return last if last is not None and last.is_held(time.time()) else None
+
+
+def read_last(place: Storage) -> Entry | None:
+    """The newest entry of a log; None where there is none."""
+    while names := entry_names(place):
+        try:
+            return Entry(**json.loads(place.fs.cat_file(place.path(names[-1]))))
+        except FileNotFoundError:
+            continue  # newer ones were written meanwhile
+    return None
+
+
+def entry_names(place: Storage) -> list[str]:
+    """Names of the entries of a log, oldest first."""
+    return [name for name in place.list_names() if name.endswith(".json")]
+
+
+def entry_name(number: int) -> str:
+    """Name of an entry; names sort as numbers do."""
+    return f"{number:012}.json"
+
+
+def describe_holder(entry: Entry) -> str:
+    """A holder, for people."""
+    since = datetime.fromtimestamp(entry.since, UTC)
+    return (
+        f"{entry.holder} (process {entry.pid} on {entry.host.partition('/')[0]}, since {since:%Y-%m-%d %H:%M:%S} UTC)"
+    )
+
+
+def this_host() -> str:
+    """This machine and its space of process ids, since it was started."""
+    parts = [socket.gethostname()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            parts.append("")
+    return "/".join(parts)

@@ -1,0 +1,62 @@
+"""What the acceptance lines of all issues share: where a line runs, and what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import latentlake
+from pipelines.jobfile import parse_job
+from pipelines.run import run_job
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback."""
+
+    folder: Path
+    data: Path
+    minilm: str
+    s3_endpoint: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was asked and what was measured."""
+
+    target: str
+    measured: str
+    held: bool
+
+
+def run(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job; its report."""
+    return run_job(parse_job(job))
+
+
+def open_table(job: Mapping[str, Any]) -> latentlake.Table:
+    """The job's table, as a reader finds it."""
+    return latentlake.connect(job["table"]["uri"], job["table"].get("storage_options")).open(job["table"]["name"])
+
+
+def run_benchmark(setting: Setting, name: str, *arguments: str) -> dict[str, Any]:
+    """Run one of `benchmarks/` in a process of its own; what it found."""
+    out = setting.folder / f"{name}.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(out), *arguments]
+    subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
+    return dict(json.loads(out.read_text()))
+
+
+def measure(line: Callable[[Setting], Line], setting: Setting) -> tuple[Line, float]:
+    """Run a line; what it found, and how many seconds it took."""
+    began = time.perf_counter()
+    return line(setting), time.perf_counter() - began

@@ -1,0 +1,346 @@
+"""What a crash leaves to go on by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job_maker import HASHING, make_job, write_jsonl, write_texts
+from job_maker import run as run_job
+from run_maker import cut_short, lake_of, plan_of, resolved, work_folder
+
+from latentlake.storage import Storage, open_storage
+from operators.errors import GateRefused
+from pipelines.changes import Retry
+from pipelines.ledger import record_run
+from pipelines.manifest import (
+    MANIFEST,
+    SHARDS_FOLDER,
+    Manifest,
+    described_runs,
+    finished_shards,
+    read_manifest,
+    settle_maintenance,
+    unfinished_runs,
+    write_manifest,
+)
+from pipelines.plan import resume_key
+from pipelines.run import clear_folder, discard, plan_run
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def manifest_of(run_id: str, **changes: Any) -> Manifest:
+    vectors = pa.field("v", pa.list_(pa.float16(), 4), metadata={b"provenance": b'{"x": "\xc3\xbc"}'})
+    values: dict[str, Any] = {
+        "run_id": run_id, "table": "t", "job": "j", "resume_key": "k", "state_key": "s", "started_at": 12.5,
+        "base_version": 3, "version": 4, "listing": f"{run_id}/listing", "retry": {"stage": None}, "shards": (2, 1),
+        "changes": {"listed": 3, "carried": {"v": {"unchanged": 1}}},
+        "fields": pa.schema([pa.field("n", pa.int64())]),
+        "new_fields": pa.schema([]),
+        "schema": pa.schema([pa.field("id", pa.string(), nullable=False), vectors]),
+        "spec": {"name": "j"},
+    }  # fmt: skip
+    return Manifest(**values | changes)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path / "lake"))
+
+
+def test_it_survives_json():
+    manifest = manifest_of("r1")
+    found = Manifest.from_json(manifest.to_json().encode())
+    assert found == manifest
+    assert found.schema.equals(manifest.schema, check_metadata=True)
+    assert not found.schema.field("id").nullable
+    assert found.shards == (2, 1)
+    json.loads(manifest.to_json())
+    nothing = replace(manifest, base_version=None, version=None, retry=None, shards=(), maintained=True)
+    assert Manifest.from_json(nothing.to_json()) == nothing
+
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
+kinds = st.sampled_from([pa.int64(), pa.string(), pa.list_(pa.float32(), 3), pa.timestamp("us", "UTC"), pa.bool_()])
+
+
+@given(
+    st.lists(st.builds(pa.field, names, kinds, st.booleans()), max_size=4, unique_by=lambda f: f.name),
+    st.lists(st.integers(1, 2**40), max_size=5),
+    st.none() | st.integers(1, 2**60),
+)
+def test_any_schema_survives_json(columns: list[pa.Field], shards: list[int], version: int | None):
+    manifest = manifest_of("r1", schema=pa.schema(columns), shards=tuple(shards), version=version)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_the_manifest_of_a_plan_holds_all_that_the_plan_does(tmp_path: Path):
+    job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", [{"id": "a", "text": "x", "n": 1}], ["n"]))
+    plan = cut_short(job, 0)
+    (found,) = unfinished_runs(lake_of(job), "t")
+    assert found.schema.equals(plan.schema, check_metadata=True)
+    assert plan_run(resolved(job), plan.profile).changes == plan.changes
+    again = plan_run(resolved(job), plan.profile)
+    same = {f.name for f in fields(plan)} - {"resumed", "unpublished", "base_run", "pools"}
+    assert {name: getattr(again, name) for name in same} == {name: getattr(plan, name) for name in same}
+    assert again.resumed == found
+
+
+def test_manifests_that_are_not_whole_are_none(lake: Storage):
+    manifest = manifest_of("r1")
+    write_manifest(lake, manifest)
+    place = manifest.place(lake)
+    assert read_manifest(place) == manifest
+    text = manifest.to_json().encode()
+    for part in (b"", text[: len(text) // 2]):
+        place.fs.pipe_file(place.path(MANIFEST), part)
+        assert read_manifest(place) is None
+        assert list(unfinished_runs(lake, "t")) == []
+    assert read_manifest(lake.child("nowhere")) is None
+
+
+def test_unfinished_runs_newest_first(lake: Storage):
+    assert list(unfinished_runs(lake, "t")) == []
+    # All of one second: their names do not say which is newest.
+    for began, name in (
+        (2.0, "20260101T000000-aaaaaa"),
+        (1.0, "20260101T000000-cccccc"),
+        (3.0, "20260101T000000-bbbbbb"),
+    ):
+        write_manifest(lake, replace(manifest_of(name), started_at=began))
+    write_manifest(lake, manifest_of("20260104T000000-dddddd", table="other"))
+    lake.child("_latentlake", "t", "lease").put_if_absent("000000000001.json", b"{}")
+    lake.child("_latentlake", "t", "20260105T000000-eeeeee", "listing").put_if_absent("part-000000.parquet", b"x")
+    found = [manifest.run_id for manifest in unfinished_runs(lake, "t")]
+    assert found == ["20260101T000000-bbbbbb", "20260101T000000-aaaaaa", "20260101T000000-cccccc"]
+
+
+def test_finished_shards(lake: Storage):
+    place = manifest_of("r1").place(lake)
+    assert finished_shards(place) == []
+    for number in (10, 2, 0):
+        place.child(SHARDS_FOLDER).put_if_absent(f"{number:09}.json", b"{}")
+    place.child(SHARDS_FOLDER).put_if_absent(".000000003.json.0a1b", b"")  # a draft that a crash left
+    assert finished_shards(place) == [0, 2, 10]
+
+
+def test_upkeep_moves_the_runs_that_it_told(lake: Storage):
+    write_manifest(lake, manifest_of("r1"))
+    write_manifest(lake, manifest_of("r2").under_maintenance())
+    settle_maintenance(lake, "t", 9)
+    found = {m.run_id: (m.version, m.maintained) for m in unfinished_runs(lake, "t")}
+    assert found == {"r1": (4, False), "r2": (9, False)}
+
+
+# which run goes on
+
+
+def key(job: dict[str, Any], retry: Retry | None = None) -> str:
+    return resume_key(resolved(job), retry)
+
+
+def base_job(tmp_path: Path) -> dict[str, Any]:
+    steps = [{"op": "clean_text"}]
+    return make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "x"}), preprocess=steps)
+
+
+OTHER_RUN = {
+    "source": {"source": {"include": ["*.txt"]}},
+    "preprocess": {"preprocess": [{"op": "clean_text", "fix_encoding": False}]},
+    "no preprocess": {"preprocess": []},
+    "model": {"embed": [{**HASHING, "dim": 32}]},
+    "dtype": {"embed": [{**HASHING, "dtype": "float16"}]},
+    "a column": {"embed": [HASHING, {**HASHING, "column": "g"}]},
+    "another column": {"embed": [{**HASHING, "column": "g"}]},
+    "mode": {"table": {"mode": "rebuild"}},
+    "prune": {"table": {"prune": True}},
+    "table": {"table": {"name": "u"}},
+}
+SAME_RUN = {
+    "pool": {"embed": [{**HASHING, "pool": {"min": 1, "max": 8, "num_cpus": 2}}]},
+    "batches": {"embed": [{**HASHING, "batch_cost": 77}]},
+    "delay": {"embed": [{**HASHING, "delay_ms": 1.0}]},
+    "gates": {"gates": {"max_reject_rate": 0.5, "min_recall": 0.9}},
+    "tag": {"publish": {"tag": "next"}},
+    "index": {"index": [{"column": "h", "type": "ivf_flat"}]},
+    "shard": {"shard": {"max_rows": 7}},
+    "name": {"name": "renamed"},
+    "table options": {"table": {"storage_options": {"aws_region": "x", "aws_access_key_id": "env:NAME"}}},
+    "source options": {"source": {"storage_options": {"aws_region": "x"}}},
+}
+
+
+def changed(job: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The job with its mappings extended, and all else replaced."""
+    merged = {name: {**job[name], **v} if isinstance(v, dict) and name in job else v for name, v in change.items()}
+    return {**job, **merged}
+
+
+@pytest.mark.parametrize("what", OTHER_RUN)
+def test_another_run_is_not_gone_on_with(tmp_path: Path, what: str):
+    job = base_job(tmp_path)
+    assert key(changed(job, OTHER_RUN[what])) != key(job)
+
+
+@pytest.mark.parametrize("what", SAME_RUN)
+def test_the_same_run_is_gone_on_with(tmp_path: Path, what: str):
+    job = base_job(tmp_path)
+    assert key(changed(job, SAME_RUN[what])) == key(job)
+
+
+def test_a_retry_is_a_run_of_its_own(tmp_path: Path):
+    job = base_job(tmp_path)
+    assert len({key(job), key(job, Retry(None)), key(job, Retry("decode")), key(job, Retry("read"))}) == 4
+    assert key(job, Retry("decode")) == key(job, Retry("decode"))
+
+
+def test_the_place_of_a_lake_is_no_part_of_the_key(tmp_path: Path):
+    """The lake is where the manifest was found, and may be written in several ways."""
+    job = base_job(tmp_path)
+    assert key(changed(job, {"table": {"uri": f"file://{tmp_path}/lake"}})) == key(job)
+
+
+# going on
+
+
+TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(8)}
+
+
+def sharded(tmp_path: Path, **sections: Any) -> dict[str, Any]:
+    return make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_rows": 3}, **sections)
+
+
+def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path):
+    job = sharded(tmp_path)
+    plan = cut_short(job, 2)
+    write_texts(tmp_path / "in", {"later.txt": "not in the listing that holds"})
+    report = run_job(job)
+    assert (report["run_id"], report["shards"], report["shards_taken_over"]) == (plan.run_id, 3, 2)
+    assert (report["counts"]["listed"], report["counts"]["embedded"], report["rows_written"]) == (8, 8, 8)
+    assert list(unfinished_runs(lake_of(job), "t")) == []
+    assert run_job(job)["counts"] == {
+        "listed": 9, "embedded": 1, "reused": 0, "unchanged": 8, "filtered": 0, "rejected": 0, "removed": 0
+    }  # fmt: skip
+
+
+def test_a_run_that_died_after_its_last_shard_only_commits(tmp_path: Path):
+    job = sharded(tmp_path)
+    cut_short(job)
+    report = run_job(job)
+    assert (report["shards_taken_over"], report["state"], report["version"]) == (3, "published", 1)
+    assert report["rows_per_s"] is None  # nothing was embedded by this attempt
+
+
+def test_shards_whose_files_are_gone_are_done_again(tmp_path: Path):
+    job = sharded(tmp_path)
+    cut_short(job, 2)
+    data = lake_of(job).child("t.lance", "data")
+    data.remove(data.list_names()[0])
+    report = run_job(job)
+    assert (report["shards_taken_over"], report["rows_written"]) == (1, 8)
+
+
+def test_a_fresh_run_discards_the_one_that_was_cut_short(tmp_path: Path):
+    from pipelines.jobfile import parse_job
+    from pipelines.run import run_job as run_with
+
+    job = sharded(tmp_path)
+    plan = cut_short(job, 2)
+    report = run_with(parse_job(job), fresh=True)
+    assert report["run_id"] != plan.run_id and report["shards_taken_over"] == 0
+    states = {run["run_id"]: run["state"] for run in described_runs(lake_of(job), "t", False)}
+    assert states == {plan.run_id: "discarded", report["run_id"]: "published"}
+    assert not plan.place.fs.exists(plan.place.root)
+
+
+def test_a_run_whose_table_changed_since_is_discarded(tmp_path: Path):
+    job = sharded(tmp_path)
+    run_job(job)
+    write_texts(tmp_path / "in", {"1.txt": "changed", "a.txt": "new", "b.txt": "new too"})
+    killed = cut_short(job, 1)
+    other = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 32}]}
+    run_job(other)  # another job commits
+    report = run_job(job)
+    assert report["run_id"] != killed.run_id
+    states = {run["run_id"]: run["state"] for run in described_runs(lake_of(job), "t", False)}
+    assert states[killed.run_id] == "discarded"
+
+
+def test_a_run_that_a_gate_refused_is_not_gone_on_with(tmp_path: Path):
+    texts = {**TEXTS, "bad.txt": " "}
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
+    with pytest.raises(GateRefused):
+        run_job(job)
+    assert list(unfinished_runs(lake_of(job), "t")) == []
+    write_texts(tmp_path / "in", {"bad.txt": "mended"})
+    assert run_job(job)["counts"]["embedded"] == 9
+
+
+def test_a_run_that_died_as_it_cleared_its_folder(tmp_path: Path):
+    job = sharded(tmp_path)
+    report = run_job(job)
+    lake = lake_of(job)
+    write_manifest(lake, replace(manifest_of(report["run_id"]), resume_key=key(job), version=1))
+    assert run_job(job)["state"] == "unchanged"
+    assert list(unfinished_runs(lake, "t")) == []
+    assert work_folder(job).child(report["run_id"], "listing").list_names()  # the version's listing stays
+
+
+# for people
+
+
+def test_runs_are_described(tmp_path: Path):
+    job = sharded(tmp_path)
+    lake = lake_of(job)
+    assert described_runs(lake, "t", False) == []
+    report = run_job(job)
+    write_texts(tmp_path / "in", {f"new{n}.txt": f"new {n}" for n in range(7)})
+    plan = cut_short(job, 1)
+
+    def described(running: bool = False) -> dict[str, dict[str, Any]]:
+        return {run["run_id"]: without_time(run) for run in described_runs(lake, "t", running)}
+
+    def without_time(run: dict[str, Any]) -> dict[str, Any]:
+        assert datetime.fromisoformat(run["started_at"]).tzinfo is not None
+        return {name: value for name, value in run.items() if name != "started_at"}
+
+    assert described()[plan.run_id] == {
+        "run_id": plan.run_id, "job": "job", "state": "killed, resumable", "listed": 15, "embedded": None, "rejected": None,
+        "shards": "1/3", "base_version": 1, "version": None,
+    }  # fmt: skip
+    assert described()[report["run_id"]] == {
+        "run_id": report["run_id"], "job": "job", "state": "published", "listed": 8, "embedded": 8, "rejected": 0,
+        "shards": "3/3", "base_version": None, "version": 1,
+    }  # fmt: skip
+    assert described(running=True)[plan.run_id]["state"] == "running"
+    record_run(
+        lake,
+        {
+            "run_id": plan.run_id, "table": "t", "job": "job", "state": "interrupted", "started_at": datetime.now(UTC),
+            "base_version": 1, "version": 1, "listing": None, "state_key": "s", "report": {},
+        },
+    )  # fmt: skip
+    assert described()[plan.run_id]["state"] == "interrupted, resumable"
+    discard(lake, plan.manifest(1, 0.0))
+    assert {run["state"] for run in described().values()} == {"discarded", "published"}
+
+
+def test_a_finished_run_leaves_its_listing_alone(tmp_path: Path):
+    plan = cut_short(sharded(tmp_path))
+    assert set(plan.place.list_names()) >= {MANIFEST, SHARDS_FOLDER, "work", "listing"}
+    clear_folder(plan.place)
+    assert plan.place.list_names() == ["listing"]
+    clear_folder(plan.place)
+
+
+def test_a_plan_alone_leaves_no_manifest(tmp_path: Path):
+    plan_of(sharded(tmp_path))
+    assert list(unfinished_runs(open_storage(str(tmp_path / "lake")), "t")) == []
