@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check lint bench acceptance clean
+.PHONY: demo test check lint bench acceptance faults soak clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,14 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/text_throughput.py
 	$(BIN)/python benchmarks/memory.py
+
+# The whole matrix of faults, of which `make test` holds a sample; it ends with a table of what was survived.
+faults: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --faults --timeout 600 -W ignore
+
+# make soak [MINUTES=10] [SEED=0]: random jobs, kills and concurrent readers.
+soak: $(STAMP)
+	$(BIN)/python tests/faults/soak.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
 # make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
 acceptance: $(STAMP)

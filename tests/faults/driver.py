@@ -1,0 +1,71 @@
+"""The driver of a job as a process of its own, in which something may be arranged to happen at a moment: see `moments`.
+
+    python driver.py JOB.json REPORT.json [--moment NAME] [--seed N] [--stall] [--ttl S] [--wait] [--maintain] [--address RAY]
+
+Ends as the command line does. `REPORT.json` holds the report of the run, also where it failed. With `--maintain` the job's
+table is maintained, and everything dropped that may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import moments
+
+PROFILE = {"cpus": 2, "object_store_mb": 128}  # of the private Ray
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", type=Path)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--moment", choices=[*moments.MOMENTS, *moments.UPKEEP])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--maintain", action="store_true")
+    parser.add_argument("--stall", action="store_true", help="at the moment, rather than die")
+    parser.add_argument("--ttl", type=float, help="seconds after which a lease that was not renewed has run out")
+    parser.add_argument("--address", help="of a Ray that runs already; else it starts a private one")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    from clusters import this_machine
+    from operators.errors import LatentLakeError
+    from pipelines import lease
+    from pipelines.jobfile import parse_job
+    from pipelines.maintain import maintain_table
+    from pipelines.run import run_job
+
+    def progress(done: int, total: int) -> None:
+        print(f"{time.time():.3f} {done}/{total}", flush=True)
+
+    spec = parse_job(json.loads(asked.job.read_text()))
+    if asked.stall:
+        moments.FATE = signal.SIGSTOP
+    if asked.ttl:
+        lease.TTL_S, lease.BEAT_S = asked.ttl, asked.ttl / 4
+    if asked.moment:
+        progress = (moments.MOMENTS | moments.UPKEEP)[asked.moment](spec, progress, asked.seed)
+    try:
+        if asked.maintain:
+            everything = {"keep": timedelta(0), "orphans": timedelta(0)}
+            report = maintain_table(spec.table.lake, spec.table.name, **everything, wait=asked.wait)
+        else:
+            report = run_job(spec, this_machine({**PROFILE, "address": asked.address}), progress, wait=asked.wait)
+    except LatentLakeError as failure:
+        asked.report.write_text(json.dumps(failure.report))
+        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+        return failure.exit_code
+    asked.report.write_text(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

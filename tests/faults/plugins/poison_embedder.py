@@ -1,0 +1,100 @@
+"""A family of a third party that does, on marked words, the worst that a model can do. Otherwise it hashes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import psutil
+
+from operators.batch import Batch
+from operators.embedders import hashing
+from operators.embedders.base import Embedder, EmbedderConfig, Role
+
+MEMORY = 512 << 20  # that the process may take while the marked row eats
+
+
+class Config(EmbedderConfig):
+    """Normalised vectors of `dim` numbers."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    family: Literal["poison"] = "poison"
+    dim: int = 16
+    normalize: bool = True
+
+    def resolve(self) -> Self:
+        """Nothing to look up."""
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """`dim`."""
+        return self.dim
+
+    @property
+    def hashing(self) -> hashing.Config:
+        """What makes the vectors of all other rows."""
+        return hashing.Config(dim=self.dim, normalize=self.normalize)
+
+    def prepare(self, batch: Batch, role: Role) -> Batch:
+        """Words, as hashing wants them; raises on a marked text."""
+        if any("poisonprepare" in text for text in batch["text"]):
+            raise KeyError("the tokenizer does not know 'poisonprepare'")
+        return self.hashing.prepare(batch, role)
+
+    def load(self, device: str, threads: int | None = None) -> PoisonEmbedder:
+        """Nothing to load."""
+        return PoisonEmbedder(self.hashing.load(device, threads))
+
+
+class PoisonEmbedder:
+    """See `Config`."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def embed(self, prepared: Batch) -> np.ndarray:
+        """Vectors float32 (n, dim), of rows without a mark."""
+        for words in prepared["words"]:
+            for mark, act in ACTS.items():
+                if mark in words:
+                    act()
+        vectors = self.embedder.embed(prepared)
+        for row, words in enumerate(prepared["words"]):
+            for mark, value in VALUES.items():
+                if mark in words:
+                    vectors[row] *= value
+        return vectors
+
+
+def fail() -> None:
+    """Raise."""
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def eat_memory() -> None:
+    """Take memory until there is none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, hard))
+    eaten = []
+    try:
+        while True:
+            eaten.append(bytearray(32 << 20))
+    finally:
+        eaten.clear()
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+ACTS = {
+    "poisonraise": fail,
+    "poisonmemory": eat_memory,
+    "poisonsegfault": lambda: ctypes.string_at(0),
+    "poisonexit": lambda: os._exit(1),
+    "poisonkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+VALUES = {"poisonnan": float("nan"), "poisoninf": float("inf"), "poisonnorm": 3.0}

@@ -1,0 +1,19 @@
+"""An operator of a third party that raises, or kills its process, on marked texts."""
+
+from __future__ import annotations
+
+import ctypes
+
+from operators.batch import Batch
+from operators.preprocess import operator
+
+
+@operator("text")
+def poison_text(batch: Batch) -> Batch:
+    """The batch as it is, unless a text is marked."""
+    for text in batch["text"]:
+        if text is not None and "poisonoperator" in text:
+            raise RuntimeError("the operator does not like this")
+        if text is not None and "poisonreader" in text:
+            ctypes.string_at(0)
+    return batch

@@ -1,0 +1,180 @@
+"""SIGKILL of the driver, of a model's actor, of a reading worker: the table is the one that a clean run makes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison import check_identical, check_settled, take_snapshot, unfinished
+from job_maker import run
+from moments import EARLY, LATE, MOMENTS
+from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kill_all, wait_for_workers
+from worlds import EMBED, World, Worlds, column_run, first_run, pruning_run, rebuilding_run
+
+from pipelines.jobfile import parse_job
+from pipelines.run import run_job
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
+
+AFTER_THE_END = {"after-ledger", "clearing", "cleared"}  # what is run again then is another run
+PROMISE = "identical; finished shards are taken over"
+
+
+def go_on(job: dict[str, Any], folder: Path, as_process: bool = True) -> None:
+    """Run a job again that was killed; nothing that is finished is done again."""
+    before = unfinished(job)
+    report = Driver(folder, job).succeed() if as_process else run(job)
+    assert report["shards_taken_over"] >= max(before.values(), default=0)
+    assert report["run_id"] in before or not before or not report["shards"], "another run was begun"
+
+
+def check_killed(world: World, folder: Path, moment: str, quick: bool = True) -> None:
+    """Kill the driver at a moment, run the job again, compare.
+
+    To be `quick`, a run that dies when its shards are finished has them from an earlier kill, and this process goes on.
+    """
+    job = world.streamed_job(folder) if quick and moment in LATE else world.new_job(folder)
+    driver = Driver(folder, job, "--moment", moment, "--seed", str(sum(moment.encode())))
+    code = driver.wait()
+    assert code == -9 or moment.startswith("any"), f"the moment never came:\n{driver.log}"
+    if moment in EARLY:
+        assert not unfinished(job)
+    go_on(job, folder, as_process=not quick)
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)
+    check_settled(job)
+
+
+@pytest.mark.fault("driver killed, first run", PROMISE, sample=1)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_first_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    check_killed(worlds.get(first_run), tmp_path, moment, quick=False)
+
+
+@pytest.mark.fault("driver killed, incremental run with prune", PROMISE)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_second_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    check_killed(worlds.get(pruning_run), tmp_path, moment)
+
+
+@pytest.mark.fault("driver killed, column added", PROMISE)
+@pytest.mark.parametrize("moment", ["table-prepared", "manifest", "shards-5", "fragment", *LATE])
+def test_a_run_that_adds_a_column_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    check_killed(worlds.get(column_run), tmp_path, moment)
+
+
+@pytest.mark.fault("driver killed, rebuild", PROMISE)
+@pytest.mark.parametrize("moment", ["manifest", "shards-5", *sorted(set(LATE) - AFTER_THE_END)])
+def test_a_rebuild_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    check_killed(worlds.get(rebuilding_run), tmp_path, moment)
+
+
+@pytest.mark.fault("driver killed, then killed again as it resumes", PROMISE)
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ("manifest", "shards-1", "shards-3"),
+        ("shards-3", "counted", "before-commit"),
+        ("shards-5", "in-commit", "rejects-half"),
+        ("fragment", "fragment", "after-commit"),
+        ("after-commit", "before-tag", "before-ledger"),
+        ("before-ledger", "clearing", "listing"),
+    ],
+    ids="+".join,
+)
+def test_one_run_is_killed_again_and_again(worlds: Worlds, tmp_path: Path, moments: tuple[str, ...]) -> None:
+    world = worlds.get(pruning_run)
+    job = world.new_job(tmp_path)
+    for number, moment in enumerate(moments):
+        assert Driver(tmp_path, job, "--moment", moment, "--seed", str(number)).wait() in (-9, 0)
+    go_on(job, tmp_path, as_process=False)
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)
+    check_settled(job)
+
+
+# Of the note that an attempt leaves: whether it is the moment to kill it. Each attempt is more careful than the one before.
+ATTEMPTS: tuple[Callable[[dict[str, Any]], bool], ...] = (
+    lambda note: True,
+    lambda note: len(note.get("working_on", ())) > 1,
+    lambda note: len(note.get("working_on", ())) == 1,
+)
+
+
+def notes_of(folder: Path) -> list[dict[str, Any]]:
+    """What attempts at embedding have noted."""
+    found = []
+    for path in folder.glob("lake/_latentlake/t/*/attempts/0*-h.json"):
+        try:
+            found.append(json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError):
+            continue
+    return found
+
+
+@pytest.mark.fault("driver killed three times in one shard", "identical: no row is taken for one that kills")
+def test_a_shard_is_killed_with_its_driver_each_time(worlds: Worlds, tmp_path: Path) -> None:
+    world = worlds.get(first_run)
+    job = world.new_job(tmp_path)
+    slow = {**job, "embed": [{**EMBED, "delay_ms": 40}]}
+    for is_due in ATTEMPTS:
+        driver = Driver(tmp_path, slow)
+        actors = wait_for_workers(ACTOR, driver.processes)
+        while driver.process.poll() is None and not any(map(is_due, notes_of(tmp_path))):
+            time.sleep(0.005)
+        assert driver.process.poll() is None, f"the attempt was not as careful as expected:\n{driver.log}"
+        kill_all(actors)  # the machine is lost, so they end at once
+        driver.kill()
+    go_on(job, tmp_path, as_process=False)
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)
+
+
+class Killer:
+    """Kills Ray workers of this process's Ray, by their title, as soon as so many shards are finished."""
+
+    def __init__(self, title: str, moments: tuple[int, ...]) -> None:
+        self.title, self.moments = title, moments
+        self.finished = -1
+        self.killed = 0
+        self.ended = threading.Event()
+
+    def progress(self, done: int, total: int) -> None:
+        """Another shard is finished."""
+        self.finished += 1
+
+    def watch(self) -> None:
+        """Kill one worker for each moment, then end."""
+        for moment in self.moments:
+            while self.finished < moment and not self.ended.is_set():
+                time.sleep(0.01)
+            while not self.ended.is_set():
+                if found := find_workers(self.title, children):
+                    kill_all(found[:1])
+                    self.killed += 1
+                    break
+                time.sleep(0.005)
+
+
+@pytest.mark.fault("SIGKILL of a Ray worker, mid-stream", "the run goes on by itself; identical", sample=1)
+@pytest.mark.parametrize("moments", [(0,), (1,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("title", [ACTOR, READER, WRITER], ids=["actor", "reader", "writer"])
+def test_a_worker_is_killed(worlds: Worlds, tmp_path: Path, title: str, moments: tuple[int, ...]) -> None:
+    world = worlds.get(pruning_run)
+    job = world.new_job(tmp_path)
+    killer = Killer(title, moments)
+    thread = threading.Thread(target=killer.watch, daemon=True)
+    thread.start()
+    report = run_job(parse_job({**job, "embed": [{**EMBED, "delay_ms": 15}]}), progress=killer.progress)
+    killer.ended.set()
+    thread.join()
+    assert killer.killed, "no worker was there to be killed"
+    assert (report["state"], report["shards_taken_over"]) == ("published", 0)
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)
+    check_settled(job)
