@@ -101,6 +101,7 @@ def read_runs(lake: Storage, table: str, condition: str = "true") -> list[dict[s
         return []
     if "head" not in runs.schema.names:  # a ledger of an earlier release
         condition = re.sub(r"\bhead\b", "CAST(NULL AS BIGINT)", condition)
+        condition = re.sub(r"\btag\b", "CAST(NULL AS STRING)", condition)
     lines: list[dict[str, Any]] = runs.to_table(filter=f"`table` = {sql_string(table)} AND ({condition})").to_pylist()
     return sorted(lines, key=lambda line: line["finished_at"], reverse=True)
 

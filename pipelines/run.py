@@ -110,7 +110,12 @@ def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry:
         lines = read_runs(lake, name, f"run_id = '{manifest.run_id}'")
         if lines and lines[0]["state"] not in RESUMABLE:
             clear_folder(manifest.place(lake))  # it died as it cleared its folder
-        elif manifest.resume_key == key and not fresh and can_go_on(manifest, table):
+        elif (
+            manifest.resume_key == key
+            and not fresh
+            and can_go_on(manifest, table)
+            and not overtaken(manifest, lake, table)
+        ):
             log.warning("going on with run %s", manifest.run_id)
             return resume_plan(spec, profile, manifest)
         elif manifest.resume_key == key:
@@ -124,6 +129,16 @@ def can_go_on(manifest: Manifest, table: Any) -> bool:
 
     version = None if table is None else table.version
     return manifest.version == version or find_commit(table, manifest.run_id, manifest.base_version or 0) is not None
+
+
+def overtaken(manifest: Manifest, lake: Storage, table: Any) -> bool:
+    """Whether a run's commit was published, or taken back from readers, by another one since: it has nothing left to do."""
+    from pipelines.sinks.lance import find_commit
+
+    if find_commit(table, manifest.run_id, manifest.base_version or 0) is None:
+        return False
+    lines = read_runs(lake, manifest.table, f"tag IS NOT NULL AND run_id <> '{manifest.run_id}'")
+    return any(line["finished_at"].timestamp() > manifest.started_at for line in lines)
 
 
 def discard(lake: Storage, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_maker import HASHING, make_job, write_jsonl, write_texts
+from job_maker import HASHING, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
 from run_maker import cut_short, lake_of, plan_of, resolved, work_folder
 
@@ -32,6 +32,7 @@ from pipelines.manifest import (
     write_manifest,
 )
 from pipelines.plan import resume_key
+from pipelines.rollback import roll_back
 from pipelines.run import clear_folder, discard, plan_run
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -272,6 +273,26 @@ def test_a_run_whose_table_changed_since_is_discarded(tmp_path: Path):
     assert report["run_id"] != killed.run_id
     states = {run["run_id"]: run["state"] for run in described_runs(lake_of(job), "t", False)}
     assert states[killed.run_id] == "discarded"
+
+
+def test_a_commit_that_readers_were_taken_back_from_is_not_published_by_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = sharded(tmp_path)
+    first = run_job(job)["version"]
+    write_texts(tmp_path / "in", {"bad.txt": "found bad later"})
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.run.Run._tag", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # it ends after its commit, before the tag
+            run_job(job)
+    both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 32}]}
+    published = run_job(both)["version"]  # another job publishes what it left
+    assert open_table(job).version == published
+    roll_back(lake_of(job), "t")
+    (tmp_path / "in" / "bad.txt").unlink()
+    report = run_job(job)
+    assert open_table(job).version == report["version"] == first
+    assert "bad.txt" not in rows_of(job)
 
 
 def test_a_run_that_a_gate_refused_is_not_gone_on_with(tmp_path: Path):

@@ -528,7 +528,7 @@ def test_an_object_that_kills_is_found(tmp_path: Path, monkeypatch: pytest.Monke
         return run(self, batch, *how)
 
     monkeypatch.setattr(Chain, "run", deadly)
-    for deaths in range(5):
+    for deaths in range(6):
         journal = Journal(spec.table.lake, "000000003-read").__enter__()
         try:
             status, rows = unpack(ReadShard(spec, spec.table.lake, (), None, False).read(3, list_work(spec), journal))
