@@ -33,6 +33,7 @@ TTL_S = 60.0  # a holder that has not renewed for so long is taken for dead; clo
 BEAT_S = 15.0  # between two renewals
 POLL_S = 2.0  # between two looks of a writer that waits
 KEPT = 3  # entries of the log that stay
+ENDED: set[str] = set()  # tokens of this process's leases that are over, also where the store could not be told
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Entry:
 
     def is_held(self, now: float) -> bool:
         """Whether the holder may still be at work: it renewed lately, and is not a process of this machine that ended."""
-        return bool(self.token) and now < self.renewed + TTL_S and not self._has_ended()
+        return bool(self.token) and self.token not in ENDED and now < self.renewed + TTL_S and not self._has_ended()
 
     def _has_ended(self) -> bool:
         if self.host != this_host():
@@ -120,6 +121,7 @@ class Lease:
     def give_back(self) -> None:
         """Give the lease back, if it is still ours."""
         self._stop.set()
+        ENDED.add(self.token)
         with self._lock:
             if self._lost:
                 return

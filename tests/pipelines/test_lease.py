@@ -323,3 +323,15 @@ def test_of_several_processes_one_gets_it(disk: Storage, tmp_path: Path):
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_a_lease_is_over_also_where_the_store_could_not_be_told(place: Storage, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    with hold_table(place, "job 'a'"):
+        monkeypatch.setattr(Storage, "put_if_absent", full)
+    monkeypatch.undo()
+    assert find_holder(place) is None
+    with hold_table(place, "job 'b'") as lease:
+        assert lease.fence == 2
