@@ -80,6 +80,11 @@ class Lease:
         """What tells this holder from all others."""
         return self._entry.token
 
+    @property
+    def lost(self) -> bool:
+        """Whether another writer has taken over, as far as is known: what is there now is its, not ours."""
+        return self._lost
+
     def take(self, wait: bool) -> None:
         """Take the lease; where another writer has it, wait, or raise `WriterConflict`."""
         told = False

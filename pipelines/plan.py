@@ -266,6 +266,12 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
     if spec.table.mode == "rebuild":
         return
     stored = columns_of(schema)
+    filled = {"id", "object_id", "content_hash", "object_hash", *getattr(spec.source, "metadata", ())}
+    if required := [field.name for field in schema if not field.nullable and field.name not in filled]:
+        raise SchemaMismatch(
+            f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "
+            "(Lance: `alter_columns`), drop it, or rebuild the table with `mode: rebuild`."
+        )
     for index in spec.index:
         if index.column in stored and index.metric != stored[index.column].metric:
             raise SchemaMismatch(

@@ -20,7 +20,7 @@ from moments import UPKEEP
 from processes import Driver
 from worlds import EMBED, World, Worlds, pruning_run, second_run
 
-from operators.errors import WriterConflict
+from operators.errors import SchemaMismatch, WriterConflict
 from pipelines.jobfile import parse_job
 from pipelines.ledger import read_runs
 from pipelines.run import run_job
@@ -152,6 +152,10 @@ def test_a_stranger_writes(
             assert take_snapshot(job).tags == before.tags
             assert take_snapshot(job).rows.equals(before.rows)
     assert stranger.done
+    if (kind, mode) == ("adds a column", "incremental"):  # one that no row may lack
+        with pytest.raises(SchemaMismatch, match="'foreign' of table 't' may not be null"):
+            run(job)
+        lance.dataset(stranger.uri).drop_columns(["foreign"])
     run(job)  # nothing to do, or the conflict is over
     found = take_snapshot(job)
     check_snapshot(found)
