@@ -85,7 +85,9 @@ def run_job(
         try:
             run.execute()
         except BaseException as failure:  # whatever ends the run is noted, then goes on its way
-            if lease.lost:  # who took over may have finished this very run: its line and its folder are not ours any more
+            if (
+                lease.lost
+            ):  # who took over may have finished this very run: its line and its folder are not ours any more
                 raise
             try:
                 report = run.finish(state_of(failure), memory.peak_mb, failure)
