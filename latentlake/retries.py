@@ -124,6 +124,7 @@ def list_pages(store: Any, prefix: str) -> Iterator[list[dict[str, Any]]]:
 
     @retried
     def next_page() -> list[dict[str, Any]]:
+        """The next thousand objects; none behind the last."""
         nonlocal pages
         if pages is None:
             pages = iter(obstore.list(store, prefix=prefix or None, offset=last, chunk_size=1000))

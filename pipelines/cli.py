@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from operators.errors import InvalidSpec, LatentLakeError
+from pipelines.printing import ProgressLine, print_facts, print_report, print_rich, print_rows
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,8 +38,6 @@ Options = Annotated[
     list[str], typer.Option("--option", metavar="NAME=VALUE", help="Storage option of the lake; env:NAME for secrets.")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait where another writer holds the table.")]
-PIPE_WIDTH = 240
-PLAIN_PROGRESS_S = 5.0  # between two lines of progress where there is no terminal
 
 
 @app.command()
@@ -352,107 +350,6 @@ def describe_column(table: Any, column: str) -> dict[str, Any]:
         "run_id": provenance.run_id,
         **{name: identity[name] for name in ("family", "model", "revision", "dtype", "preprocess") if name in identity},
     }
-
-
-class ProgressLine:
-    """Progress of a run: a bar with rate and time left on a terminal, a line now and then in a pipe. On stderr."""
-
-    def __init__(self, terminal: bool) -> None:
-        self.terminal = terminal
-        self.began = self.printed = time.monotonic()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def update(self, done: int, total: int) -> None:
-        """Note that `done` of `total` objects are through."""
-        if done == 0:
-            self.began = time.monotonic()
-        rate = done / max(time.monotonic() - self.began, 1e-9)
-        if self.terminal:
-            self._draw(done, total, rate)
-        elif done == total or time.monotonic() - self.printed >= PLAIN_PROGRESS_S:
-            left = f", {(total - done) / rate:.0f} s left" if done and done < total else ""
-            print(f"{done}/{total} objects, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
-            self.printed = time.monotonic()
-
-    def _draw(self, done: int, total: int, rate: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        if self.bar is None:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.1f} objects/s"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.start()
-            self.task = self.bar.add_task("objects", total=total, rate=0.0)
-        self.bar.update(self.task, completed=done, rate=rate)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def print_report(report: dict[str, Any], table: str) -> None:
-    """The report of a run, for people."""
-    counts = report["counts"]
-    if report["state"] == "unchanged" and not counts["embedded"]:
-        print(f"{table}: nothing to embed; version {report['version']} stands.")
-    else:
-        print(f"{table}: version {report['version']}" + (f", tag '{report['tag']}'" if report["tag"] else ""))
-    for column, found in report["columns"].items():
-        told = ", ".join(f"{found[name]} {name}" for name in counts if found[name] or name in ("listed", "embedded"))
-        print(f"  {column}: {told}")
-        if found["rows_per_s"]:
-            bare = f"; the model alone {found['model_rows_per_s']:.1f}" if found["model_rows_per_s"] else ""
-            print(f"    {found['rows_per_s']:.1f} rows/s{bare}")
-        if found["truncated"]:
-            print(f"    {found['truncated']} rows hold more text than the model takes (see {column}_truncated)")
-    for index in report["indexes"]:
-        recall = f", recall@10 {index['recall']:.3f}" if index["recall"] is not None else ""
-        print(f"  search of {index['column']}: {index['type']}{recall}")
-    times = ", ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items())
-    print(f"  {times}; peak memory {report['peak_memory_mb']:.0f} MB")
-    if counts["rejected"]:
-        print("  rejected objects and why: latentlake rejects URI TABLE")
-
-
-def print_facts(facts: dict[str, Any]) -> None:
-    """Nested values as indented YAML."""
-    import yaml
-
-    print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120), end="")
-
-
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Rows as JSON, or as a table of text."""
-    if as_json:
-        print(json.dumps(rows, default=str))
-        return
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False)
-    for name in rows[0] if rows else ():
-        grid.add_column(name, overflow="fold")
-    for row in rows:
-        grid.add_row(*("" if value is None else str(value) for value in row.values()))
-    if rows:
-        print_rich(grid)
-    else:
-        print("none")
-
-
-def print_rich(value: Any) -> None:
-    """Print something that rich can draw; in a pipe no line is broken for a terminal's sake."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(value)
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ def configure_ray_data() -> None:
 def make_reader(plan: Plan, version: int | None, shards: Sequence[int]) -> ReadShard:
     """The first stage of a plan's flow. Vectors that the table holds may be copied, unless all are made anew."""
     reused = None if plan.replaces_all else version
-    return ReadShard(plan.spec, plan.place, plan.fields, reused, plan.rewrites, bool(plan.patched), tuple(shards))
+    new = tuple(field.name for field in plan.new_fields)
+    return ReadShard(plan.spec, plan.place, plan.fields, reused, plan.rewrites, bool(plan.patched), tuple(shards), new)
 
 
 def merge_columns(plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -> None:

@@ -19,11 +19,11 @@ from operators.batch import Batch, describe
 from operators.batching import form_batches
 from operators.embedders.base import Embedder
 from pipelines.journal import DIED, Journal
-from pipelines.plan import read_work
 from pipelines.pools import Pool
 from pipelines.reading import ReadShard, reject, set_column
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
 from pipelines.spec import EmbedSpec
+from pipelines.work import read_work
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ def embed_rows(
     exhausted = False
 
     def work(rows: np.ndarray) -> None:
+        """Embed some rows; raises what the model raises."""
         nonlocal vectors, exhausted
         try:
             made = embedder.embed({name: values[rows] for name, values in prepared.items()})

@@ -80,11 +80,11 @@ class KnownFiles:
     index: dict[str, Stretch]  # by uri
     last: tuple[str, pa.Table] | None = None
 
-    def __call__(self, uri: str, version: str) -> pa.Table | None:
+    def __call__(self, uri: str, version: str) -> Iterator[pa.Table] | None:
         stretch = self.index.get(uri)
         if stretch is None or stretch.version != version:
             return None
-        return pa.concat_tables(self._part(name).slice(start, stop - start) for name, start, stop in stretch.ranges)
+        return (self._part(name).slice(start, stop - start) for name, start, stop in stretch.ranges)
 
     def _part(self, name: str) -> pa.Table:
         if self.last is None or self.last[0] != name:

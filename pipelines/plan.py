@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, islice
 from typing import Any
 
 import lance
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clusters import ClusterProfile
-from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
+from latentlake.provenance import fingerprint_of
 from latentlake.storage import Storage
 from operators.embedders.base import short_hash
-from operators.errors import GateRefused, SchemaMismatch, SpecError
-from operators.preprocess import find_operator
-from pipelines.changes import WORK_SCHEMA, Changes, Comparison, Retry, table_objects
+from operators.errors import GateRefused, SpecError
+from pipelines.changes import Changes, Comparison, Retry, table_objects
 from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
 from pipelines.listing import known_files, read_listing, write_listing
 from pipelines.manifest import Manifest
 from pipelines.pools import Pool, plan_pools
-from pipelines.shard import SHARDS_A_PART, cut_shards
-from pipelines.spec import EmbedSpec, JobSpec
+from pipelines.schema import check_columns, metadata_fields, parts_of, table_schema
+from pipelines.spec import JobSpec
+from pipelines.work import GONE, LEFT, write_ids, write_work
 
 log = logging.getLogger(__name__)
-
-WORK, GONE, LEFT = "work", "gone.parquet", "left.parquet"  # in a run's folder
-LIBRARIES = ("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers")
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Plan:
     @property
     def patched(self) -> tuple[str, ...]:
         """Columns that are merged into the table's fragments, for objects that have not changed; none: such objects are written anew."""
-        vectors = {name for e in self.spec.embed for name in (e.column, f"{e.column}_tokens", f"{e.column}_truncated")}
+        vectors = {name for column in self.spec.columns for name in parts_of(self.spec, column)}
         names = tuple(field.name for field in self.new_fields)
         return names if set(names) <= vectors and set(names) & set(self.spec.columns) and not self.replaces_all else ()
 
@@ -168,7 +160,12 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
                 write_listing(spec.source, known_files(None if rebuild else previous, spec.source), listing)
             comparison.load(read_listing(listing))
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
-            known = not rebuild and base_run is not None and base_run.state_key == state_key(spec, fields)
+            stored = None if rebuild or base.table is None else base.table.schema
+            schema = table_schema(spec, fields, stored, run_id)
+            new_fields = tuple(f for f in schema if stored is not None and f.name not in stored.names)
+            # A column of the same job that is new was dropped by someone: no row has it, whatever that run has written.
+            same_job = base_run is not None and base_run.state_key == state_key(spec, fields)
+            known = same_job and not rebuild and not new_fields
             if retry is not None and not known:
                 raise SpecError(
                     f"the job that table '{name}' was last written by is another one. Run this job as a whole."
@@ -186,8 +183,6 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
     except BaseException:  # of any kind: nobody will look for this run's folder again
         place.remove()
         raise
-    known_schema = None if replaces_all(spec, base_version) or base.table is None else base.table.schema
-    schema = table_schema(spec, fields, known_schema, run_id)
     return Plan(
         run_id=run_id,
         spec=spec,
@@ -200,7 +195,7 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
         changes=changes,
         fields=fields,
         schema=schema,
-        new_fields=tuple(f for f in schema if known_schema is not None and f.name not in known_schema.names),
+        new_fields=new_fields,
         shards=shards,
         place=place,
         listing=base_run.listing if retry and base_run else f"{run_id}/listing",
@@ -259,188 +254,6 @@ def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
         log.warning("tag '%s' was taken back to version %d: the run builds on that", tag, marked)
         return Base(newest.checkout_version(marked), restores=True)
     return Base(newest, unpublished=True)
-
-
-def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
-    """Refuse to mix: every column of the job that the table has holds vectors of the same fingerprint."""
-    if spec.table.mode == "rebuild":
-        return
-    stored = columns_of(schema)
-    filled = {"id", "object_id", "content_hash", "object_hash", *getattr(spec.source, "metadata", ())}
-    if required := [field.name for field in schema if not field.nullable and field.name not in filled]:
-        raise SchemaMismatch(
-            f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "
-            "(Lance: `alter_columns`), drop it, or rebuild the table with `mode: rebuild`."
-        )
-    for index in spec.index:
-        if index.column in stored and index.metric != stored[index.column].metric:
-            raise SchemaMismatch(
-                f"column '{index.column}' of table '{spec.table.name}' is searched by {stored[index.column].metric}, the job says "
-                f"{index.metric}.\n  Keep the metric, or rebuild the table with `mode: rebuild`."
-            )
-    for embed in spec.embed:
-        if embed.column in stored:
-            identity = identity_of(embed.config, spec.chain, embed.dtype)
-            check_fingerprint(embed.column, spec.table.name, stored[embed.column], identity, "this job makes")
-        elif embed.column in schema.names:
-            raise SchemaMismatch(
-                f"column '{embed.column}' of table '{spec.table.name}' holds no vectors; name another."
-            )
-        for column, provenance in stored.items():
-            if embed.column not in stored and dict(provenance.chain) != spec.chain.to_json():
-                raise SchemaMismatch(
-                    f"column '{embed.column}' would be computed of other rows than '{column}' of table '{spec.table.name}': the "
-                    "jobs decode or preprocess otherwise.\n  Use the same `modality` and `preprocess`, or another table."
-                )
-
-
-def metadata_fields(spec: JobSpec, listing: Iterator[pa.Table], base: lance.LanceDataset | None) -> list[pa.Field]:
-    """Metadata columns: of the type that the table has, else of the type that the source shows."""
-    fields = spec.source.metadata_fields(listing)
-    if base is None or spec.table.mode == "rebuild":
-        return fields
-    known = {name: base.schema.field(name).type for name in base.schema.names}
-    for field in fields:
-        stored = known.get(field.name, field.type)
-        if stored != field.type and not (number_like(stored) and number_like(field.type)):
-            raise SchemaMismatch(
-                f"metadata column '{field.name}' is {field.type} in the source and {stored} in table '{spec.table.name}'.\n"
-                "  Convert it in the source, leave it out, or rebuild the table with `mode: rebuild`."
-            )
-    return [pa.field(field.name, known.get(field.name, field.type)) for field in fields]
-
-
-def number_like(kind: pa.DataType) -> bool:
-    """Whether values of a type may be read as another number type, row by row."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def write_work(
-    place: Storage, work: Iterator[pa.Table], total: int, spec: JobSpec, pools: tuple[Pool, ...]
-) -> Iterator[int]:
-    """Cut the work, of `total` objects, into shards, and write it: one row group a shard; the number of objects of each."""
-    by_key = {embed.config.preparation_key(): embed.config.prepared_bytes() for embed in spec.embed}
-    waiting = WORK_SCHEMA.empty_table()
-
-    def sizes() -> Iterator[np.ndarray]:
-        nonlocal waiting
-        for piece in work:
-            waiting = pa.concat_tables([waiting, piece])
-            yield piece["size"].fill_null(0).to_numpy()
-
-    folder = place.child(WORK)
-    shards = cut_shards(sizes(), total, spec.shard, sum(by_key.values()), min(pool.max for pool in pools))
-    for part, first in enumerate(shards):
-        folder.fs.makedirs(folder.root, exist_ok=True)
-        with (
-            folder.fs.open(folder.path(part_name(part * SHARDS_A_PART)), "wb") as file,
-            pq.ParquetWriter(file, WORK_SCHEMA) as writer,
-        ):
-            for rows in chain([first], islice(shards, SHARDS_A_PART - 1)):
-                writer.write_table(waiting.slice(0, rows), row_group_size=rows)
-                waiting = waiting.slice(rows)
-                yield rows
-
-
-def write_ids(place: Storage, name: str, pieces: Iterator[pa.Table]) -> None:
-    """Write a column `object_id` below a place; no file where there are no ids."""
-    writer = None
-    for piece in pieces:
-        if writer is None:
-            place.fs.makedirs(place.root, exist_ok=True)
-            file = place.fs.open(place.path(name), "wb")
-            writer = pq.ParquetWriter(file, piece.schema)
-        writer.write_table(piece)
-    if writer is not None:
-        writer.close()
-        file.close()
-
-
-def read_ids(place: Storage, name: str) -> Iterator[pa.Table]:
-    """What `write_ids` wrote, in pieces."""
-    if not place.fs.exists(place.path(name)):
-        return
-    with place.fs.open(place.path(name), "rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["object_id"]):
-            yield pa.Table.from_batches([batch])
-
-
-def read_work_ids(place: Storage) -> Iterator[pa.Table]:
-    """Ids of the objects of a run's work, in pieces."""
-    for name in place.child(WORK).list_names():
-        yield from read_ids(place.child(WORK), name)
-
-
-def read_work(place: Storage, shard: int) -> pa.Table:
-    """The work of one shard."""
-    work = place.child(WORK)
-    with work.fs.open(work.path(part_name(shard)), "rb") as file:
-        return pq.ParquetFile(file).read_row_group(shard % SHARDS_A_PART)
-
-
-def part_name(shard: int) -> str:
-    """Name of the file that holds a shard's work."""
-    return f"part-{shard // SHARDS_A_PART:06}.parquet"
-
-
-def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema | None, run_id: str) -> pa.Schema:
-    """The table's schema after the run: what it had (`known`), and what the job adds."""
-    fields = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("object_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string()),
-        pa.field("content_hash", pa.string(), nullable=False),
-        pa.field("object_hash", pa.string(), nullable=False),
-    ]
-    if fans_out(spec):
-        fields += [pa.field("chunk", pa.int32()), pa.field("start", pa.int64()), pa.field("end", pa.int64())]
-    if spec.chain.column == "text":
-        fields.append(pa.field("text", pa.string()))
-    fields += [pa.field(field.name, field.type) for field in metadata]
-    for embed in spec.embed:
-        fields += vector_fields(embed, spec, run_id)
-    if known is None:
-        return pa.schema(fields)
-    return pa.schema([*known, *(field for field in fields if field.name not in known.names)])
-
-
-def fans_out(spec: JobSpec) -> bool:
-    """Whether an object may become several rows."""
-    return any(find_operator(step.op).fans_out for step in spec.chain.steps)
-
-
-def vector_fields(embed: EmbedSpec, spec: JobSpec, run_id: str) -> list[pa.Field]:
-    """Fields of one vector column: the vectors with their provenance, and for text its token count."""
-    chain = spec.chain
-    provenance = Provenance(
-        fingerprint=fingerprint_of(embed.config, chain, embed.dtype),
-        identity=identity_of(embed.config, chain, embed.dtype),
-        embedder=embed.config.model_dump(mode="json"),
-        chain=chain.to_json(),
-        dtype=embed.dtype,
-        metric=spec.metric(embed.column),
-        run_id=run_id,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=library_versions(),
-    )
-    value = pa.float32() if embed.dtype == "float32" else pa.float16()
-    vector = pa.field(
-        embed.column, pa.list_(value, embed.config.dimension), metadata={FIELD_KEY: provenance.to_json().encode()}
-    )
-    if chain.column != "text":
-        return [vector]
-    return [vector, pa.field(f"{embed.column}_tokens", pa.int32()), pa.field(f"{embed.column}_truncated", pa.bool_())]
-
-
-def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of the libraries that take part, as far as they are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def check_removal(plan: Plan) -> None:

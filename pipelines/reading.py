@@ -19,11 +19,12 @@ from operators.embedders.base import EmbedderConfig, canonical_json
 from operators.sniff import sniff
 from pipelines.journal import DIED, Journal
 from pipelines.ledger import open_dataset, sql_string
-from pipelines.plan import fans_out, read_work
+from pipelines.schema import PART_TYPES, fans_out, parts_of
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.sinks.columns import place_rows
 from pipelines.sources.base import Objects
 from pipelines.spec import JobSpec
+from pipelines.work import read_work
 
 HASH_BYTES = 16
 DECODED_BYTES = 256 * 2**20  # of decoded objects that a reading task holds at once, or one object
@@ -41,6 +42,7 @@ class ReadShard:
     rewrites: bool  # objects whose content is unchanged are written again
     patches: bool = False  # of objects that have not changed, only new columns are written
     shards: tuple[int, ...] = ()  # numbers of the shards to read, where it is not all of them
+    new: tuple[str, ...] = ()  # columns that no row of the table has a value in
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Block of one shard number (`id`) to the shard's block."""
@@ -148,15 +150,14 @@ class ReadShard:
         hashes, objects = rows["content_hash"].to_pylist(), rows["object_id"].to_pylist()
         for embed in self.spec.embed:
             column = embed.column
-            extras = [f"{column}_tokens", f"{column}_truncated"] if self.spec.chain.column == "text" else []
             at, own = match_rows(known, column, hashes, objects)
             origins = np.where(at < 0, Origin.TO_EMBED, np.where(own, Origin.UNCHANGED, Origin.REUSED)).astype(np.int8)
             repeated = repeats(hashes, origins == Origin.TO_EMBED)
             origins[repeated] = Origin.REUSED
             rows = rows.append_column(f"origin.{column}", pa.array(origins))
-            for name in [column, *extras]:
+            for name in parts_of(self.spec, column):
                 kind = (
-                    vector_type(embed.config, embed.dtype) if name == column else EXTRA_TYPES[name.removeprefix(column)]
+                    vector_type(embed.config, embed.dtype) if name == column else PART_TYPES[name.removeprefix(column)]
                 )
                 values = (
                     known[name].combine_chunks().take(pa.array(at, mask=at < 0))
@@ -172,12 +173,9 @@ class ReadShard:
             return None
         table = open_dataset(self.spec.table.lake, self.spec.table.name, self.reuse_version)
         assert table is not None, "the base version was there when the run was planned"
-        wanted = [
-            name
-            for c in self.spec.columns
-            for name in (c, f"{c}_tokens", f"{c}_truncated")
-            if name in table.schema.names
-        ]
+        columns = [parts_of(self.spec, column) for column in self.spec.columns]
+        stored = set(table.schema.names) - set(self.new)
+        wanted = [name for parts in columns if set(parts) <= stored for name in parts]
         return rows_with_hashes(table, sorted(set(hashes)), ["content_hash", "object_id", "id", *wanted], self.patches)
 
     def _prepare(self, rows: pa.Table, batch: Batch, status: Status) -> pa.Table:
@@ -216,9 +214,6 @@ def groups_by_memory(sizes: np.ndarray, limit: int) -> Iterator[np.ndarray]:
         start = stop
     if not len(sizes):
         yield np.arange(0)
-
-
-EXTRA_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}
 
 
 def batch_of(work: pa.Table, objects: Objects) -> Batch:
@@ -383,7 +378,7 @@ def fill_tokens(rows: pa.Table, column: str, prepared: Mapping[str, np.ndarray],
         return rows
     hashes = rows["content_hash"].to_pylist()
     first = {hashes[row]: at for at, row in reversed(list(enumerate(ready.tolist())))}
-    for name, kind in EXTRA_TYPES.items():
+    for name, kind in PART_TYPES.items():
         values = rows[column + name].to_pylist()
         made = prepared[name[1:]].tolist()
         filled = [

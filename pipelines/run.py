@@ -34,14 +34,9 @@ from pipelines.manifest import (
 )
 from pipelines.memory import PeakMemory
 from pipelines.plan import (
-    GONE,
-    LEFT,
-    WORK,
     Plan,
     check_removal,
     make_plan,
-    read_ids,
-    read_work_ids,
     resume_key,
     resume_plan,
 )
@@ -50,6 +45,7 @@ from pipelines.shard import record_name
 from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER
 from pipelines.spec import JobSpec
 from pipelines.tally import Tally, read_records
+from pipelines.work import GONE, LEFT, WORK, read_ids, read_work_ids
 
 log = logging.getLogger(__name__)
 

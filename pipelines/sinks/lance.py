@@ -26,10 +26,11 @@ from pipelines.accounting import count_shard
 from pipelines.lease import Lease
 from pipelines.ledger import ids_reader, open_dataset
 from pipelines.manifest import SHARDS_FOLDER
-from pipelines.plan import GONE, Plan, read_ids
+from pipelines.plan import Plan
 from pipelines.shard import Origin, unpack, write_record
 from pipelines.sinks.columns import ROW_ID, merge_deletions, read_merged, write_patch
 from pipelines.tally import Tally
+from pipelines.work import GONE, read_ids
 
 log = logging.getLogger(__name__)
 

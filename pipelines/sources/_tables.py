@@ -81,7 +81,7 @@ class TableSource(SourceConfig):
         for found in self._files():
             same = known(found.uri, found.version) if found.version is not None else None
             if same is not None:
-                yield same
+                yield from same
                 continue
             if found.error == LINK_OUT:
                 yield as_listing([found.entry()])

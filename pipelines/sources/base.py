@@ -37,8 +37,8 @@ LISTING_ROWS = 50_000  # rows of one piece of a listing
 
 T = TypeVar("T")
 
-# Rows of the previous listing that lie in the file `uri` at `version`, or None: an unchanged file is not opened again.
-KnownFile = Callable[[str, str], pa.Table | None]
+# The previous listing's rows, in pieces, of the file `uri` at `version`, or None: an unchanged file is not opened again.
+KnownFile = Callable[[str, str], Iterator[pa.Table] | None]
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -59,6 +59,7 @@ class Source(SourceConfig):
         dead: list[SourceError] = []  # once one reader finds the store dead, no other begins
 
         def read_one(uri: str, error: str | None) -> bytes | Exception:
+            """The content, or why there is none."""
             if error:
                 return RowError(error)
             if dead:

@@ -84,9 +84,7 @@ class FlakyS3:
         self._asked: Counter[tuple[str, str]] = Counter()
         self._streaks: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(self))
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = Server(self)
 
     @property
     def endpoint(self) -> str:
@@ -146,75 +144,86 @@ class FlakyS3:
         return None
 
 
-def make_handler(proxy: FlakyS3) -> type[BaseHTTPRequestHandler]:
-    """The class that the standard library's server makes an object of for each connection."""
+class Server(ThreadingHTTPServer):
+    """Serves a proxy's requests on a free port of loopback, each connection in a thread of its own."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    daemon_threads = True
+    block_on_close = False
 
-        def handle_one_request(self) -> None:
-            with suppress(ConnectionError):  # the client gave up, or a fault closed the connection
-                super().handle_one_request()
-                return
+    def __init__(self, proxy: FlakyS3) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.proxy = proxy
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Forwards what a connection asks, or does it harm."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def handle_one_request(self) -> None:
+        with suppress(ConnectionError):  # the client gave up, or a fault closed the connection
+            super().handle_one_request()
+            return
+        self.close_connection = True
+
+    def answer(self) -> None:
+        """Forward a request, with the fault that the proxy has drawn for it."""
+        proxy = self.server.proxy
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = Request(self.command, self.path, dict(self.headers.items()), body)
+        kind, late = proxy.draw(request)
+        if kind in ("slow_down", "reset") and not late:
+            proxy.count(kind)
+            return self.refuse() if kind == "slow_down" else self.reset()
+        answer = proxy.forward(request)
+        has_body = bool(answer.body) and self.command != "HEAD"
+        if kind in ("slow_down", "reset"):
+            proxy.count(kind)
+            proxy.count(f"{kind} lost")
+            return self.refuse() if kind == "slow_down" else self.reset()
+        if kind == "stall" and not (late and has_body):
+            proxy.count(kind)
+            time.sleep(proxy.stall_s)
+        self.begin(answer)
+        half = len(answer.body) // 2
+        if kind == "truncated" and has_body:
+            proxy.count(kind)
+            self.wfile.write(answer.body[:half])
             self.close_connection = True
+        elif kind == "stall" and late and has_body:
+            proxy.count(kind)
+            self.wfile.write(answer.body[:half])
+            time.sleep(proxy.stall_s)
+            self.wfile.write(answer.body[half:])
+        elif has_body:
+            self.wfile.write(answer.body)
+        return None
 
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            request = Request(self.command, self.path, dict(self.headers.items()), body)
-            kind, late = proxy.draw(request)
-            if kind in ("slow_down", "reset") and not late:
-                proxy.count(kind)
-                return self.refuse() if kind == "slow_down" else self.reset()
-            answer = proxy.forward(request)
-            has_body = bool(answer.body) and self.command != "HEAD"
-            if kind in ("slow_down", "reset"):
-                proxy.count(kind)
-                proxy.count(f"{kind} lost")
-                return self.refuse() if kind == "slow_down" else self.reset()
-            if kind == "stall" and not (late and has_body):
-                proxy.count(kind)
-                time.sleep(proxy.stall_s)
-            self.begin(answer)
-            half = len(answer.body) // 2
-            if kind == "truncated" and has_body:
-                proxy.count(kind)
-                self.wfile.write(answer.body[:half])
-                self.close_connection = True
-            elif kind == "stall" and late and has_body:
-                proxy.count(kind)
-                self.wfile.write(answer.body[:half])
-                time.sleep(proxy.stall_s)
-                self.wfile.write(answer.body[half:])
-            elif has_body:
-                self.wfile.write(answer.body)
-            return None
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+    def begin(self, answer: Answer) -> None:
+        """Send the status and the headers."""
+        self.send_response(answer.status)
+        for name, value in answer.headers:
+            if name.lower() not in HOP_HEADERS:
+                self.send_header(name, value)
+        length = answer.length if self.command == "HEAD" else None
+        if answer.status != 204:
+            self.send_header("Content-Length", length or str(len(answer.body)))
+        self.end_headers()
 
-        def begin(self, answer: Answer) -> None:
-            """Send the status and the headers."""
-            self.send_response(answer.status)
-            for name, value in answer.headers:
-                if name.lower() not in HOP_HEADERS:
-                    self.send_header(name, value)
-            length = answer.length if self.command == "HEAD" else None
-            if answer.status != 204:
-                self.send_header("Content-Length", length or str(len(answer.body)))
-            self.end_headers()
+    def refuse(self) -> None:
+        """Answer 503 SlowDown."""
+        body = b"" if self.command == "HEAD" else SLOW_DOWN
+        self.begin(Answer(503, [("Content-Type", "application/xml")], body))
+        self.wfile.write(body)
 
-        def refuse(self) -> None:
-            """Answer 503 SlowDown."""
-            body = b"" if self.command == "HEAD" else SLOW_DOWN
-            self.begin(Answer(503, [("Content-Type", "application/xml")], body))
-            self.wfile.write(body)
+    def reset(self) -> None:
+        """Close with a TCP reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        raise ConnectionResetError("injected")
 
-        def reset(self) -> None:
-            """Close with a TCP reset."""
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            raise ConnectionResetError("injected")
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""

@@ -12,7 +12,7 @@ from processes import Driver
 from worlds import World, texts_of
 
 from pipelines.manifest import finished_shards, unfinished_runs
-from pipelines.plan import read_work
+from pipelines.work import read_work
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,34 @@ def append_foreign(job: dict[str, Any], *names: str, mode: str = "append") -> No
     lance.write_dataset(pa.Table.from_pylist(rows, schema=table.schema), table.uri, mode=mode)
 
 
+def race_first_commit(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> list[bool]:
+    """`act` comes between the first commit's look at the table and the commit; what is returned is filled then."""
+    real, raced = LanceDataset.commit, []
+
+    def race(*args: Any, **kwargs: Any) -> LanceDataset:
+        if not raced:
+            raced.append(True)
+            act()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(LanceDataset, "commit", race)
+    return raced
+
+
 def operation(job: dict[str, Any], version: int) -> str:
     transaction = newest(job).read_transaction(version)
     return type(transaction.operation).__name__
+
+
+@pytest.mark.parametrize("dropped", ["h", "h_tokens", "h_truncated"])
+def test_a_column_that_someone_dropped_is_computed_again(tmp_path: Path, dropped: str):
+    job = make(tmp_path)
+    run_job(job)
+    before = newest(job).to_table()
+    newest(job).drop_columns([dropped])
+    report = run_job(job)
+    assert report["counts"]["embedded"] == len(TEXTS)
+    assert newest(job).to_table(columns=before.column_names).sort_by("id").equals(before.sort_by("id"))
 
 
 # once
@@ -227,15 +253,7 @@ def test_a_foreign_append_between_look_and_commit_is_noticed(tmp_path: Path, mon
     """Lance rebases some commits without a word, and others are refused: either way both writers' rows are there."""
     job = made(tmp_path)
     plan = cut_short(job)
-    real, raced = LanceDataset.commit, []
-
-    def race(*args: Any, **kwargs: Any) -> LanceDataset:
-        if not raced:
-            raced.append(True)
-            append_foreign(job, "x", "new.txt")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(LanceDataset, "commit", race)
+    raced = race_first_commit(monkeypatch, lambda: append_foreign(job, "x", "new.txt"))
     version = commit_run(plan, job, 1)
     assert raced and version == newest(job).version
     assert texts_of(job) == TEXTS | CHANGED | {"x": "foreign x"}
@@ -247,17 +265,9 @@ def test_an_append_that_was_raced_by_the_same_object(tmp_path: Path, monkeypatch
     run_job(job)
     write_texts(tmp_path / "in", {"new.txt": "new"})
     plan = cut_short(job)
-    real, raced = LanceDataset.commit, []
-
-    def race(*args: Any, **kwargs: Any) -> LanceDataset:
-        if not raced:
-            raced.append(True)
-            append_foreign(job, "x", "new.txt")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(LanceDataset, "commit", race)
+    raced = race_first_commit(monkeypatch, lambda: append_foreign(job, "x", "new.txt"))
     version = commit_run(plan, job, 1)
-    assert version == newest(job).version
+    assert raced and version == newest(job).version
     assert texts_of(job) == TEXTS | {"new.txt": "new", "x": "foreign x"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,9 @@ def test_a_file_that_is_known_is_not_opened(kind: str, store: Store, monkeypatch
 
     monkeypatch.setattr(type(case.source), "scan", watched)
 
-    def known(uri: str, version: str) -> pa.Table | None:
+    def known(uri: str, version: str) -> Iterator[pa.Table] | None:
         rows = before.filter(pa.compute.equal(before["uri"], uri))
-        return rows if uri == first and rows["version"][0].as_py() == version else None
+        return iter([rows]) if uri == first and rows["version"][0].as_py() == version else None
 
     assert list_all(case.source, known).equals(before)
     assert opened == [before["uri"][-1].as_py()]

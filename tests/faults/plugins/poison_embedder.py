@@ -6,57 +6,40 @@ import ctypes
 import os
 import resource
 import signal
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import psutil
 
 from operators.batch import Batch
 from operators.embedders import hashing
-from operators.embedders.base import Embedder, EmbedderConfig, Role
+from operators.embedders.base import Role
 
 MEMORY = 512 << 20  # that the process may take while the marked row eats
 
 
-class Config(EmbedderConfig):
+class Config(hashing.Config):
     """Normalised vectors of `dim` numbers."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
 
-    family: Literal["poison"] = "poison"
+    family: Literal["poison"] = "poison"  # type: ignore[assignment]
     dim: int = 16
     normalize: bool = True
-
-    def resolve(self) -> Self:
-        """Nothing to look up."""
-        return self
-
-    @property
-    def dimension(self) -> int:
-        """`dim`."""
-        return self.dim
-
-    @property
-    def hashing(self) -> hashing.Config:
-        """What makes the vectors of all other rows."""
-        return hashing.Config(dim=self.dim, normalize=self.normalize)
 
     def prepare(self, batch: Batch, role: Role) -> Batch:
         """Words, as hashing wants them; raises on a marked text."""
         if any("poisonprepare" in text for text in batch["text"]):
             raise KeyError("the tokenizer does not know 'poisonprepare'")
-        return self.hashing.prepare(batch, role)
+        return super().prepare(batch, role)
 
     def load(self, device: str, threads: int | None = None) -> PoisonEmbedder:
         """Nothing to load."""
-        return PoisonEmbedder(self.hashing.load(device, threads))
+        return PoisonEmbedder(self)
 
 
-class PoisonEmbedder:
+class PoisonEmbedder(hashing.HashingEmbedder):
     """See `Config`."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
 
     def embed(self, prepared: Batch) -> np.ndarray:
         """Vectors float32 (n, dim), of rows without a mark."""
@@ -64,7 +47,7 @@ class PoisonEmbedder:
             for mark, act in ACTS.items():
                 if mark in words:
                     act()
-        vectors = self.embedder.embed(prepared)
+        vectors = super().embed(prepared)
         for row, words in enumerate(prepared["words"]):
             for mark, value in VALUES.items():
                 if mark in words:

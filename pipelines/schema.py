@@ -1,0 +1,136 @@
+"""The columns of a table: those that a job asks for, next to those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import lance
+import pyarrow as pa
+
+from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
+from operators.errors import SchemaMismatch
+from operators.preprocess import find_operator
+from pipelines.spec import EmbedSpec, JobSpec
+
+PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # beside a vector column of texts
+LIBRARIES = ("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers")
+
+
+def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
+    """Refuse to mix: every column of the job that the table has holds vectors of the same fingerprint."""
+    if spec.table.mode == "rebuild":
+        return
+    stored = columns_of(schema)
+    filled = {"id", "object_id", "content_hash", "object_hash", *getattr(spec.source, "metadata", ())}
+    if required := [field.name for field in schema if not field.nullable and field.name not in filled]:
+        raise SchemaMismatch(
+            f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "
+            "(Lance: `alter_columns`), drop it, or rebuild the table with `mode: rebuild`."
+        )
+    for index in spec.index:
+        if index.column in stored and index.metric != stored[index.column].metric:
+            raise SchemaMismatch(
+                f"column '{index.column}' of table '{spec.table.name}' is searched by {stored[index.column].metric}, the job says "
+                f"{index.metric}.\n  Keep the metric, or rebuild the table with `mode: rebuild`."
+            )
+    for embed in spec.embed:
+        if embed.column in stored:
+            identity = identity_of(embed.config, spec.chain, embed.dtype)
+            check_fingerprint(embed.column, spec.table.name, stored[embed.column], identity, "this job makes")
+        elif embed.column in schema.names:
+            raise SchemaMismatch(
+                f"column '{embed.column}' of table '{spec.table.name}' holds no vectors; name another."
+            )
+        for column, provenance in stored.items():
+            if embed.column not in stored and dict(provenance.chain) != spec.chain.to_json():
+                raise SchemaMismatch(
+                    f"column '{embed.column}' would be computed of other rows than '{column}' of table '{spec.table.name}': the "
+                    "jobs decode or preprocess otherwise.\n  Use the same `modality` and `preprocess`, or another table."
+                )
+
+
+def metadata_fields(spec: JobSpec, listing: Iterator[pa.Table], base: lance.LanceDataset | None) -> list[pa.Field]:
+    """Metadata columns: of the type that the table has, else of the type that the source shows."""
+    fields = spec.source.metadata_fields(listing)
+    if base is None or spec.table.mode == "rebuild":
+        return fields
+    known = {name: base.schema.field(name).type for name in base.schema.names}
+    for field in fields:
+        stored = known.get(field.name, field.type)
+        if stored != field.type and not (number_like(stored) and number_like(field.type)):
+            raise SchemaMismatch(
+                f"metadata column '{field.name}' is {field.type} in the source and {stored} in table '{spec.table.name}'.\n"
+                "  Convert it in the source, leave it out, or rebuild the table with `mode: rebuild`."
+            )
+    return [pa.field(field.name, known.get(field.name, field.type)) for field in fields]
+
+
+def number_like(kind: pa.DataType) -> bool:
+    """Whether values of a type may be read as another number type, row by row."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema | None, run_id: str) -> pa.Schema:
+    """The table's schema after the run: what it had (`known`), and what the job adds."""
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("object_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("object_hash", pa.string(), nullable=False),
+    ]
+    if fans_out(spec):
+        fields += [pa.field("chunk", pa.int32()), pa.field("start", pa.int64()), pa.field("end", pa.int64())]
+    if spec.chain.column == "text":
+        fields.append(pa.field("text", pa.string()))
+    fields += [pa.field(field.name, field.type) for field in metadata]
+    for embed in spec.embed:
+        fields += vector_fields(embed, spec, run_id)
+    if known is None:
+        return pa.schema(fields)
+    return pa.schema([*known, *(field for field in fields if field.name not in known.names)])
+
+
+def fans_out(spec: JobSpec) -> bool:
+    """Whether an object may become several rows."""
+    return any(find_operator(step.op).fans_out for step in spec.chain.steps)
+
+
+def vector_fields(embed: EmbedSpec, spec: JobSpec, run_id: str) -> list[pa.Field]:
+    """Fields of one vector column: the vectors with their provenance, and for text its token count."""
+    chain = spec.chain
+    provenance = Provenance(
+        fingerprint=fingerprint_of(embed.config, chain, embed.dtype),
+        identity=identity_of(embed.config, chain, embed.dtype),
+        embedder=embed.config.model_dump(mode="json"),
+        chain=chain.to_json(),
+        dtype=embed.dtype,
+        metric=spec.metric(embed.column),
+        run_id=run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=library_versions(),
+    )
+    value = pa.float32() if embed.dtype == "float32" else pa.float16()
+    vector = pa.field(
+        embed.column, pa.list_(value, embed.config.dimension), metadata={FIELD_KEY: provenance.to_json().encode()}
+    )
+    _, *extras = parts_of(spec, embed.column)
+    return [vector, *(pa.field(name, PART_TYPES[name.removeprefix(embed.column)]) for name in extras)]
+
+
+def parts_of(spec: JobSpec, column: str) -> tuple[str, ...]:
+    """Names of the columns that a vector column comes with, itself first: text has the count of its tokens beside it."""
+    return (column, *(column + ending for ending in PART_TYPES)) if spec.chain.column == "text" else (column,)
+
+
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of the libraries that take part, as far as they are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
