@@ -8,13 +8,14 @@ Columns every batch of objects carries, whatever its modality:
     error       None, or "<stage>: <reason>": the row is rejected
     filtered    None, or "<operator>: <reason>": an operator dropped the row
 
-`decode` adds `text` (str) or `image` (PIL.Image in RGB). Operators never drop a row that failed: it keeps its id and
+`decode` adds `text` (str), `image` (PIL.Image in RGB) or `audio` (`Waveform`). Operators never drop a row that failed: it keeps its id and
 gets an `error`, so that the job can account for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,20 @@ import numpy as np
 from operators.errors import redact_url
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """Sound: `samples` float32 (n,), mono, from -1 to 1, `rate` of them a second."""
+
+    samples: np.ndarray
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / self.rate
+
 
 DEBUG = "\n\nDebug source:"  # what obstore shows of its insides, behind the message
 

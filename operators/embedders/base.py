@@ -8,16 +8,17 @@ on the model's actor.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from operators.batch import Batch
-from operators.errors import SpecError
+from operators.errors import MissingExtra, SpecError
 
 Role = Literal["document", "query"]
 
@@ -40,9 +41,18 @@ class EmbedderConfig(BaseModel, ABC):
     modalities: ClassVar[frozenset[str]]
     # Fields that do not change a vector's numbers: paths (their content is in `revision`), speeds, query prompts.
     not_in_fingerprint: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are younger than tables of the family: they stand in the fingerprint where they are not their default.
+    younger_fields: ClassVar[frozenset[str]] = frozenset()
+    # Modules that have to be installed, and the extra of this project that brings them; None: they come with it.
+    requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str | None] = None
+    covers: ClassVar[str] = ""  # which models, in a line for people
 
     family: str
     normalize: bool = False
+    # Keep the first numbers of each vector, scaled to length 1 again: for models trained so (Matryoshka).
+    truncate_dim: int | None = Field(default=None, ge=1)
+    dim: int | None = None  # what the model gives; filled in by `resolve`
 
     @abstractmethod
     def resolve(self) -> Self:
@@ -52,13 +62,42 @@ class EmbedderConfig(BaseModel, ABC):
         """
 
     @property
-    @abstractmethod
     def dimension(self) -> int:
         """Length of the vectors. Known once resolved."""
+        assert self.dim is not None, "resolve() first"
+        return self.dim if self.truncate_dim is None else self.truncate_dim
+
+    @property
+    def joint(self) -> bool:
+        """Whether its modalities meet in one space, so that a text finds images (or sound)."""
+        return False
+
+    def sized(self, dim: int, **found: Any) -> Self:
+        """A copy with `dim` and what else `resolve` found. Raises `SpecError` where `truncate_dim` is longer."""
+        if self.truncate_dim is not None and self.truncate_dim > dim:
+            raise SpecError(f"truncate_dim is {self.truncate_dim}, and the model's vectors have {dim} numbers.")
+        return self.model_copy(update={**found, "dim": dim})
+
+    def finish(self, vectors: np.ndarray) -> np.ndarray:
+        """The model's vectors (n, dim) as the column wants them: cut to `truncate_dim`, scaled to length 1; float32."""
+        kept = vectors[:, : self.dimension]
+        scaled = self.normalize or self.truncate_dim is not None
+        return normalize_rows(kept) if scaled else np.ascontiguousarray(kept, dtype=np.float32)
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """Modules of `requires` that are not installed. Imports none of them."""
+        return [name for name in cls.requires if importlib.util.find_spec(name) is None]
+
+    @classmethod
+    def missing_extra(cls) -> MissingExtra:
+        """The error for a family whose modules are not installed."""
+        family = cls.model_fields["family"].default
+        return MissingExtra(f"family '{family}' needs an extra: pip install 'latentlake[{cls.extra}]'")
 
     @abstractmethod
     def prepare(self, batch: Batch, role: Role) -> Batch:
-        """Turn `text` or `image` of every row into what `embed` takes, on the CPU, without weights.
+        """Turn `text`, `image` or `audio` of every row into what `embed` takes, on the CPU, without weights.
 
         The result has one entry a row: `cost` (int64, tokens or the like: what a padded row of a batch costs), and, for
         text, `tokens` (int64, before truncation) and `truncated` (bool). Its other columns are the model's own.
@@ -74,7 +113,13 @@ class EmbedderConfig(BaseModel, ABC):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this config that changes a vector's numbers, as JSON-able values."""
-        return self.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        fields = self.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        young = {"truncate_dim", *self.younger_fields}
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in young or getattr(self, name) != type(self).model_fields[name].default
+        }
 
     def preparation_key(self) -> str:
         """Two configs with one key prepare a row to the same values, so that the job prepares it once."""

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from operators.batch import Batch, object_array
-from operators.embedders.base import EmbedderConfig, Role, normalize_rows
+from operators.embedders.base import EmbedderConfig, Role
 
 THUMBNAIL = 16
 WORD = re.compile(r"\w+", re.UNICODE)
@@ -27,6 +27,7 @@ class Config(EmbedderConfig):
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text", "image"})
     not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"delay_ms"})
+    covers: ClassVar[str] = "no model: hashed words and thumbnails, for smoke runs and for measuring a pipeline"
 
     family: Literal["hashing"] = "hashing"
     dim: int = Field(default=256, ge=2, le=4096)
@@ -35,12 +36,7 @@ class Config(EmbedderConfig):
 
     def resolve(self) -> Self:
         """Nothing to look up."""
-        return self
-
-    @property
-    def dimension(self) -> int:
-        """`dim`."""
-        return self.dim
+        return self.sized(self.dim)
 
     @property
     def window(self) -> int | None:
@@ -85,7 +81,7 @@ class HashingEmbedder:
         """Vectors float32 (n, dim)."""
         time.sleep(len(prepared["cost"]) * self.config.delay_ms / 1000)
         vectors = self._embed_text(prepared["words"]) if "words" in prepared else self._embed_image(prepared["pixels"])
-        return normalize_rows(vectors) if self.config.normalize else vectors.astype(np.float32)
+        return self.config.finish(vectors)
 
     def _embed_text(self, words: np.ndarray) -> np.ndarray:
         if self._vectorizer is None:

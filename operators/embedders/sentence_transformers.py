@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from operators.batch import Batch, object_array
-from operators.embedders.base import EmbedderConfig, Role, normalize_rows
-from operators.errors import MissingExtra, ModelNotFound, SpecError
+from operators.embedders._torch import TorchConfig, TorchEmbedder
+from operators.embedders.base import Role
+from operators.errors import ModelNotFound, SpecError
 from operators.model_code import check_code, code_named
 from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, find_model, revision_of_files, skipped
 
@@ -35,10 +36,9 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # names that `encode_docum
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 ALL_FILES = (*CONFIG_FILES, *WEIGHT_FILES, "*.py")
 PINNED = re.compile(r"[0-9a-f]{40}|[0-9a-f]{32}")  # a hub commit, or `revision_of_files`
-EXTRA = "family 'sentence_transformers' needs an extra: pip install 'latentlake[sentence-transformers]'"
 
 
-class Config(EmbedderConfig):
+class Config(TorchConfig):
     """A sentence-transformers model: a folder or a hub id.
 
     Prompts are put before the text; where they are None the model's own (`config_sentence_transformers.json`) hold.
@@ -47,7 +47,13 @@ class Config(EmbedderConfig):
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"model", "query_prompt"})
+    not_in_fingerprint: ClassVar[frozenset[str]] = TorchConfig.not_in_fingerprint | {"model", "query_prompt"}
+    younger_fields: ClassVar[frozenset[str]] = TorchConfig.younger_fields | {"trust_remote_code"}
+    requires: ClassVar[tuple[str, ...]] = ("sentence_transformers", "tokenizers", "torch")
+    extra: ClassVar[str | None] = "sentence-transformers"
+    covers: ClassVar[str] = (
+        "MiniLM, MPNet, E5, LaBSE, Stella, Jina, ModernBERT, NV-Embed, Qwen3 and whatever sbert.net loads"
+    )
 
     family: Literal["sentence_transformers"] = "sentence_transformers"
     model: str
@@ -57,7 +63,6 @@ class Config(EmbedderConfig):
     max_tokens: int | None = Field(default=None, ge=3)
     trust_remote_code: bool = False
 
-    dim: int | None = None
     lowercase: bool | None = None
 
     @model_validator(mode="after")
@@ -69,11 +74,6 @@ class Config(EmbedderConfig):
                 "folder's files (32); `latentlake plan` without trust_remote_code says which it is"
             )
         return self
-
-    def fingerprint_fields(self) -> dict[str, Any]:
-        """`trust_remote_code` stands in it only where it is on: it is younger than the tables that lack it."""
-        fields = super().fingerprint_fields()
-        return fields if self.trust_remote_code else {k: v for k, v in fields.items() if k != "trust_remote_code"}
 
     def resolve(self) -> Self:
         """Pin the revision and read dimension, window and prompts from the model's files.
@@ -98,7 +98,6 @@ class Config(EmbedderConfig):
         window = window_of(folder, body)
         found = {
             "revision": revision,
-            "dim": dimension_of(folder),
             "lowercase": bool(body.get("do_lower_case", False)),
             "max_tokens": window if self.max_tokens is None else min(self.max_tokens, window),
             "document_prompt": document if self.document_prompt is None else self.document_prompt,
@@ -109,13 +108,7 @@ class Config(EmbedderConfig):
                 f"model '{self.model}' leaves its prompts out of pooling, which this family cannot do.\n"
                 '  Set document_prompt and query_prompt to "", or take another model.'
             )
-        return self.model_copy(update=found)
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors, from the model's configuration files."""
-        assert self.dim is not None, "resolve() first"
-        return self.dim
+        return self.sized(dimension_of(folder), **found)
 
     @property
     def window(self) -> int | None:
@@ -162,15 +155,10 @@ class Config(EmbedderConfig):
         Raises `ModelNotFound` where there are no weights, or none that load without running code.
         """
         try:
-            import torch
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
         except ImportError as failure:
-            raise MissingExtra(EXTRA) from failure
-        if threads:
-            torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            raise Config.missing_extra() from failure
         logging.disable_progress_bar()
         folder, commit = find_model(self.model, self.revision, ALL_FILES)
         if not files_of(folder, WEIGHT_FILES):
@@ -181,7 +169,7 @@ class Config(EmbedderConfig):
         try:
             model = SentenceTransformer(
                 str(folder),
-                device=device,
+                device="cpu",
                 revision=None if commit is None else self.revision,
                 trust_remote_code=self.trust_remote_code,
                 local_files_only=True,  # all that the revision covers is in the folder
@@ -192,7 +180,7 @@ class Config(EmbedderConfig):
                 f"weights of model '{self.model}' do not load as tensors alone: damaged, or with objects that run code.\n"
                 "  Where you trust them, convert them to safetensors: load the model and call its save_pretrained(FOLDER)."
             ) from failure
-        return SentenceTransformerEmbedder(model.eval(), self)
+        return SentenceTransformerEmbedder(model, self, device, threads)
 
     def _tokenizer(self, truncate: int | None = None) -> Tokenizer:
         folder, _ = find_model(self.model, self.revision, CONFIG_FILES)
@@ -202,36 +190,16 @@ class Config(EmbedderConfig):
         return [text.lower() for text in texts] if self.lowercase else list(texts)
 
 
-class SentenceTransformerEmbedder:
+class SentenceTransformerEmbedder(TorchEmbedder):
     """A loaded model; see `Config`."""
 
-    def __init__(self, model: Any, config: Config) -> None:
-        self.model = model
-        self.config = config
-        self.pad_id = model.tokenizer.pad_token_id or 0
-        self.pad_left = model.tokenizer.padding_side == "left"
+    config: Config
 
-    def embed(self, prepared: Batch) -> np.ndarray:
-        """Vectors float32 (n, dim) of token ids, padded to the longest row."""
-        import torch
-
-        rows = prepared["input_ids"]
-        if not len(rows):
-            return np.zeros((0, self.config.dimension), dtype=np.float32)
-        longest = max(len(row) for row in rows)
-        ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            place = slice(longest - len(row), longest) if self.pad_left else slice(0, len(row))
-            ids[index, place] = row
-            mask[index, place] = 1
-        with torch.inference_mode():
-            features = {
-                "input_ids": torch.from_numpy(ids).to(self.model.device),
-                "attention_mask": torch.from_numpy(mask).to(self.model.device),
-            }
-            vectors = self.model(features)["sentence_embedding"].float().cpu().numpy()
-        return normalize_rows(vectors) if self.config.normalize else vectors
+    def forward(self, prepared: Batch) -> Any:
+        """Vectors of token ids, padded to the longest row."""
+        tokenizer = self.model.tokenizer
+        ids, mask = self.padded(prepared["input_ids"], tokenizer.pad_token_id or 0, tokenizer.padding_side == "left")
+        return self.model({"input_ids": ids.long(), "attention_mask": mask})["sentence_embedding"]
 
 
 @lru_cache(maxsize=16)
@@ -240,7 +208,7 @@ def read_tokenizer(folder: str, truncate: int | None) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError as failure:
-        raise MissingExtra(EXTRA) from failure
+        raise Config.missing_extra() from failure
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ModelNotFound(

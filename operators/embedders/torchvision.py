@@ -14,16 +14,16 @@ import numpy as np
 from pydantic import Field
 
 from operators.batch import Batch
-from operators.embedders.base import EmbedderConfig, Role, normalize_rows
-from operators.errors import MissingExtra, ModelNotFound, unknown_name
+from operators.embedders._torch import TorchConfig, TorchEmbedder
+from operators.embedders.base import Role
+from operators.errors import ModelNotFound, unknown_name
 from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, sha256_of
 from operators.preprocess.image import crop_to_square, resize_shorter_side
 
-EXTRA = "family 'torchvision' needs an extra: pip install 'latentlake[torchvision]'"
 IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
 
 
-class Config(EmbedderConfig):
+class Config(TorchConfig):
     """A classification model by torchvision's name, with weights: a file (.safetensors, .pth) or a torchvision name.
 
     `resize`, `crop`, `interpolation`, `mean` and `std` default to what the named weights say; for a file, to the usual
@@ -31,7 +31,12 @@ class Config(EmbedderConfig):
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
-    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"weights"})
+    not_in_fingerprint: ClassVar[frozenset[str]] = TorchConfig.not_in_fingerprint | {"weights"}
+    requires: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "safetensors")
+    extra: ClassVar[str | None] = "torchvision"
+    covers: ClassVar[str] = (
+        "ResNet, VGG, EfficientNet, Inception, ConvNeXt, ViT, Swin and the others that torchvision classifies with"
+    )
 
     family: Literal["torchvision"] = "torchvision"
     model: str
@@ -43,7 +48,6 @@ class Config(EmbedderConfig):
     std: tuple[float, float, float] | None = None
 
     revision: str | None = None
-    dim: int | None = None
 
     def resolve(self) -> Self:
         """Pin the weights (sha256 of a file, the hash in a published file's name) and read the dimension off the model.
@@ -76,13 +80,7 @@ class Config(EmbedderConfig):
             }
         given = {name: getattr(self, name) if getattr(self, name) is not None else usual[name] for name in usual}
         check_pinned(f"weights '{self.weights}' of '{self.model}'", revision, self.revision)
-        return self.model_copy(update={**given, "revision": revision, "dim": feature_dimension(self.model)})
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors: what the classifier takes in."""
-        assert self.dim is not None, "resolve() first"
-        return self.dim
+        return self.sized(feature_dimension(self.model), **given, revision=revision)
 
     @property
     def side(self) -> int:
@@ -115,11 +113,7 @@ class Config(EmbedderConfig):
 
         Raises `ModelNotFound` where the weights do not load without running code, or would have to be fetched and may not.
         """
-        torch, _ = import_libraries()
-        if threads:
-            torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        import_libraries()
         try:
             if is_file(self.weights):
                 model = build_model(self.model)
@@ -134,31 +128,19 @@ class Config(EmbedderConfig):
                 "  Where you trust them, convert them: safetensors.torch.save_file(state_dict, 'weights.safetensors')."
             ) from failure
         cut_classifier(model)
-        return TorchvisionEmbedder(model.float().eval().to(device), device, self)
+        return TorchvisionEmbedder(model.float(), self, device, threads)
 
 
-class TorchvisionEmbedder:
+class TorchvisionEmbedder(TorchEmbedder):
     """A loaded model without its classifier; see `Config`."""
 
-    def __init__(self, model: Any, device: str, config: Config) -> None:
-        torch, _ = import_libraries()
-        self.model = model
-        self.device = device
-        self.config = config
-        self.mean = torch.tensor(config.mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(config.std, device=device).view(1, 3, 1, 1)
+    config: Config
 
-    def embed(self, prepared: Batch) -> np.ndarray:
-        """Vectors float32 (n, dim) of uint8 pixels."""
-        torch, _ = import_libraries()
-        if not len(prepared["pixels"]):
-            return np.zeros((0, self.config.dimension), dtype=np.float32)
-        with torch.inference_mode():
-            # Copied because arrays that come out of Arrow are read-only, which torch warns of.
-            pixels = torch.from_numpy(prepared["pixels"].copy()).to(self.device)
-            images = (pixels.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
-            vectors = self.model(images).flatten(1).float().cpu().numpy()
-        return normalize_rows(vectors) if self.config.normalize else vectors
+    def forward(self, prepared: Batch) -> Any:
+        """Features of uint8 pixels."""
+        assert self.config.mean is not None and self.config.std is not None, "resolve() first"
+        images = self.images(prepared["pixels"], self.config.mean, self.config.std)
+        return self.model(images).flatten(1)
 
 
 def import_libraries() -> tuple[Any, Any]:
@@ -167,7 +149,7 @@ def import_libraries() -> tuple[Any, Any]:
         import torch
         import torchvision
     except ImportError as failure:
-        raise MissingExtra(EXTRA) from failure
+        raise Config.missing_extra() from failure
     return torch, torchvision
 
 

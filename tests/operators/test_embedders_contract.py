@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules
 
+import families
 import numpy as np
 import pytest
-from PIL import Image
+from contract import INPUTS, TEXTS, Case, Materials
 from pydantic import ValidationError
 
 from latentlake.provenance import fingerprint_of
@@ -18,88 +19,12 @@ from operators.batching import form_batches
 from operators.chain import Chain
 from operators.embedders import config_class, family_names, load_config
 from operators.embedders.base import Embedder, EmbedderConfig
+from operators.errors import SpecError
 
-TEXTS = [
-    "a short one",
-    "parse the options of a command line, and say what is wrong with them",
-    "grüße, 世界 🙂 עברית",
-    "word " * 700,  # longer than any window
-    "\n\t punctuation?! (and whitespace)   ",
-    "a",
-    "a short one",  # again
-    "run a function every few seconds " * 5,
-    "e\u0301 composed and \u00e9 not",
-]
-
-
-def make_pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(7)
-    shapes = [(32, 32), (300, 200), (64, 400), (5, 9), (224, 224)]
-    pictures = [Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
-    return [*pictures, Image.new("RGB", (40, 30), (200, 10, 10)), pictures[0].copy()]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One family on one modality. `other` has another value for every field that the fingerprint covers."""
-
-    family: str
-    modality: str
-    fields: Callable[[Path, str], dict[str, Any]]  # from the data folder and the folder of MiniLM
-    other: dict[str, Any] = field(default_factory=dict)
-
-
-def hashing_fields(data: Path, minilm: str) -> dict[str, Any]:
-    return {"dim": 48}
-
-
-def minilm_fields(data: Path, minilm: str) -> dict[str, Any]:
-    pytest.importorskip("sentence_transformers")
-    return {"model": minilm}
-
-
-def squeezenet_fields(data: Path, minilm: str) -> dict[str, Any]:
-    pytest.importorskip("torchvision")
-    weights = data / "weights" / "squeezenet1_0_imagenet.safetensors"
-    if not weights.is_file():
-        pytest.skip(f"no weights at {weights}: set LATENTLAKE_TEST_DATA")
-    return {"model": "squeezenet1_0", "weights": str(weights)}
-
-
-HASHING = {"dim": 24, "max_words": 5, "normalize": True}
-CASES = {
-    "hashing-text": Case("hashing", "text", hashing_fields, HASHING),
-    "hashing-image": Case("hashing", "image", hashing_fields, HASHING),
-    "sentence_transformers": Case(
-        "sentence_transformers",
-        "text",
-        minilm_fields,
-        {
-            "revision": "0" * 32,
-            "document_prompt": "passage: ",
-            "max_tokens": 17,
-            "trust_remote_code": True,
-            "dim": 3,
-            "lowercase": True,
-            "normalize": True,
-        },
-    ),
-    "torchvision": Case(
-        "torchvision",
-        "image",
-        squeezenet_fields,
-        {
-            "model": "squeezenet1_1",
-            "resize": 232,
-            "crop": 200,
-            "interpolation": "bicubic",
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "revision": "0" * 64,
-            "dim": 3,
-            "normalize": True,
-        },
-    ),
+CASES: dict[str, Case] = {
+    name: case
+    for module in iter_modules(families.__path__)
+    for name, case in import_module(f"families.{module.name}").CASES.items()
 }
 
 
@@ -112,11 +37,10 @@ class Subject:
     embedder: Embedder
 
     def batch(self, rows: list[int] | None = None) -> Batch:
-        values = TEXTS if self.case.modality == "text" else make_pictures()
+        values = INPUTS[self.case.modality]()
         chosen = range(len(values)) if rows is None else rows
         batch = make_batch([str(row) for row in chosen], [b""] * len(chosen))
-        column = "text" if self.case.modality == "text" else "image"
-        return {**batch, column: object_array([values[row] for row in chosen])}
+        return {**batch, self.case.modality: object_array([values[row] for row in chosen])}
 
     def prepare(self, rows: list[int] | None = None) -> Batch:
         return self.config.prepare(self.batch(rows), "document")
@@ -129,9 +53,12 @@ class Subject:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))
-def subject(request: pytest.FixtureRequest, data: Path, minilm: str) -> Subject:
+def subject(
+    request: pytest.FixtureRequest, data: Path, minilm: str, tmp_path_factory: pytest.TempPathFactory
+) -> Subject:
     case = CASES[request.param]
-    config = config_class(case.family)(**case.fields(data, minilm)).resolve()
+    materials = Materials(data, minilm, tmp_path_factory.mktemp("model"))
+    config = config_class(case.family)(**case.fields(materials)).resolve()
     return Subject(case, config, config.load("cpu", threads=1))
 
 
@@ -253,9 +180,9 @@ def test_the_fingerprint_covers_what_changes_a_vector(subject: Subject):
         assert getattr(config, name) != value
         seen.add(fingerprint_of(config.model_copy(update={name: value}), chain, "float32"))
     assert len(seen) == 1 + len(covered)
-    outside = {"delay_ms": 9.0, "model": "/elsewhere", "weights": "/elsewhere.safetensors", "query_prompt": "query: "}
-    for name in config.not_in_fingerprint:
-        changed = config.model_copy(update={name: outside[name]})
+    assert set(subject.case.outside) == config.not_in_fingerprint
+    for name, value in subject.case.outside.items():
+        changed = config.model_copy(update={name: value})
         assert changed != config and fingerprint_of(changed, chain, "float32") == before
     assert fingerprint_of(config, chain, "float16") != before
     assert config.not_in_fingerprint <= set(type(config).model_fields)
@@ -268,6 +195,17 @@ def test_normalised_vectors(subject: Subject, together: np.ndarray):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     expected = together[:3] / np.linalg.norm(together[:3], axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+def test_vectors_are_cut_short(subject: Subject, together: np.ndarray):
+    half = subject.config.dimension // 2
+    config = subject.config.model_copy(update={"truncate_dim": half}).resolve()
+    assert config.dimension == half
+    vectors = config.load("cpu", threads=1).embed(subject.prepare([0, 1, 2]))
+    expected = together[:3, :half] / np.linalg.norm(together[:3, :half], axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    with pytest.raises(SpecError, match="truncate_dim is"):
+        subject.config.model_copy(update={"truncate_dim": subject.config.dimension + 1}).resolve()
 
 
 def test_token_spans(subject: Subject):

@@ -1,0 +1,88 @@
+"""What the families that run on torch have in common: precision, device, compilation, and the way from numpy and back."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from operators.batch import Batch
+from operators.embedders.base import EmbedderConfig
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
+
+
+class TorchConfig(EmbedderConfig):
+    """Config of a model that torch runs.
+
+    `compute_dtype` is the precision of weights and activations; vectors leave the model as float32. `compile` hands the
+    model to `torch.compile`: the first batches of each shape are slow, later ones faster.
+    """
+
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"compile"})
+    younger_fields: ClassVar[frozenset[str]] = frozenset({"compute_dtype"})
+
+    compute_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    compile: bool = False
+
+
+class TorchEmbedder:
+    """A model on a device. A family's class says in `forward` how prepared rows become vectors."""
+
+    def __init__(self, model: Any, config: TorchConfig, device: str, threads: int | None = None) -> None:
+        """`model` is a torch module; `device` is "cpu", "cuda" or "auto". `threads` bounds torch's CPU threads."""
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.config = config
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, DTYPES[config.compute_dtype])
+        self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        if config.compile:
+            self.model.compile(dynamic=True)
+
+    def forward(self, prepared: Batch) -> Any:
+        """Vectors of one batch of at least one row, as a torch tensor (n, dim) on the device, before `finish`."""
+        raise NotImplementedError
+
+    def embed(self, prepared: Batch) -> np.ndarray:
+        """Vectors float32 (n, dim) of prepared rows."""
+        import torch
+
+        if not len(prepared["cost"]):
+            return np.zeros((0, self.config.dimension), dtype=np.float32)
+        with torch.inference_mode():
+            vectors = self.forward(prepared)
+        return self.config.finish(vectors.float().cpu().numpy())
+
+    def tensor(self, values: np.ndarray) -> Any:
+        """An array on the device: copied, as arrays out of Arrow are read-only; from pinned memory where that is a GPU."""
+        import torch
+
+        made = torch.from_numpy(np.array(values))
+        if self.device.type != "cuda":
+            return made.to(self.device)
+        return made.pin_memory().to(self.device, non_blocking=True)
+
+    def images(self, pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+        """Pixels uint8 (n, h, w, 3) as a model takes them: (n, 3, h, w) in the compute dtype, 0 to 1, less `mean`, by `std`."""
+        import torch
+
+        shift = torch.tensor(mean, device=self.device).view(1, 3, 1, 1)
+        scale = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
+        scaled = self.tensor(pixels).permute(0, 3, 1, 2).float().div(255)
+        return ((scaled - shift) / scale).to(self.dtype)
+
+    def padded(self, rows: np.ndarray, fill: float, left: bool = False) -> tuple[Any, Any]:
+        """Rows of unequal length (an object array of 1-d arrays) as one tensor (n, longest), and the mask of what is theirs, int64."""
+        longest = max(len(row) for row in rows)
+        values = np.full((len(rows), longest), fill, dtype=rows[0].dtype)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for index, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if left else slice(0, len(row))
+            values[index, place] = row
+            mask[index, place] = 1
+        return self.tensor(values), self.tensor(mask)
