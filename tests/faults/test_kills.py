@@ -23,6 +23,7 @@ from pipelines.run import run_job
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 AFTER_THE_END = {"after-ledger", "clearing", "cleared"}  # what is run again then is another run
+BEYOND_ITS_SHARDS = {"shards-8", "shards-10"}  # an incremental run has seven
 PROMISE = "identical; finished shards are taken over"
 
 
@@ -62,7 +63,7 @@ def test_a_first_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> N
 
 
 @pytest.mark.fault("driver killed, incremental run with prune", PROMISE)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment not in BEYOND_ITS_SHARDS])
 def test_a_second_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     check_killed(worlds.get(pruning_run), tmp_path, moment)
 
