@@ -7,11 +7,34 @@ from latentlake.layout import check_layout
 # Before anything else of ours is imported: beside another package `operators`, the imports below fail obscurely.
 check_layout()
 
+from latentlake.embedders import (  # noqa: E402
+    ModelEmbedder,
+    MultimodalEmbedder,
+    create_audio_embedder,
+    create_image_embedder,
+    create_multimodal_embedder,
+    create_text_embedder,
+    get_available_embedders,
+)
 from latentlake.lake import Lake, connect  # noqa: E402
 from latentlake.results import SearchResult  # noqa: E402
 from latentlake.table import Table  # noqa: E402
 from operators.errors import LatentLakeError  # noqa: E402
 
-__all__ = ["Lake", "LatentLakeError", "SearchResult", "Table", "__version__", "connect"]
+__all__ = [
+    "Lake",
+    "LatentLakeError",
+    "ModelEmbedder",
+    "MultimodalEmbedder",
+    "SearchResult",
+    "Table",
+    "__version__",
+    "connect",
+    "create_audio_embedder",
+    "create_image_embedder",
+    "create_multimodal_embedder",
+    "create_text_embedder",
+    "get_available_embedders",
+]
 
 __version__ = version("latentlake")

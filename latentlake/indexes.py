@@ -74,6 +74,10 @@ def choose_index(rows: int, dimension: int, metric: str, type: IndexType) -> dic
     if type == "none" or rows < (ANN_MIN_ROWS if type == "auto" else TRAINING_ROWS):
         return None
     partitions = min(MAX_PARTITIONS, max(1, round(math.sqrt(rows))))
+    if metric == "hamming":
+        if type not in ("auto", "ivf_flat"):
+            raise SpecError(f"bits are indexed by ivf_flat alone, not by {type}.")
+        type = "ivf_flat"
     if type == "auto":
         type = "ivf_rq" if dimension % 8 == 0 else "ivf_flat"
     if type == "ivf_rq":
@@ -160,8 +164,8 @@ def measure_recall(dataset: Any, column: str, metric: str, k: int = 10, queries:
 
 
 def sample_vectors(dataset: Any, column: str, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row ids, uint64 (n,), and vectors, float32 (n, dim), of at most `rows` random rows that have a vector."""
-    dimension = vector_field(dataset, column).type.list_size
+    """Row ids, uint64 (n,), and vectors, float32 (n, dim) or bits uint8 (n, dim / 8), of at most `rows` rows at random that have one."""
+    field = vector_field(dataset, column)
     ids = np.random.default_rng(seed).permutation(read_row_ids(dataset))[: 4 * rows]
     found = read_vectors(dataset, column, ids)
     if found.num_rows < rows:  # few vectors among many rows: only reading the whole column tells which
@@ -169,8 +173,9 @@ def sample_vectors(dataset: Any, column: str, rows: int, seed: int) -> tuple[np.
         found = read_vectors(dataset, column, ids[:rows])
     chosen = np.sort(np.random.default_rng(seed).permutation(found.num_rows)[:rows])
     found = found.take(chosen)
-    vectors = [np.asarray(chunk.flatten()) for chunk in found[column].chunks]
-    return found["_rowid"].to_numpy(), np.concatenate([*vectors, []]).reshape(-1, dimension).astype(np.float32)
+    kind = np.uint8 if field.type.value_type == pa.uint8() else np.float32
+    vectors = [np.asarray(chunk.flatten()).astype(kind) for chunk in found[column].chunks]
+    return found["_rowid"].to_numpy(), np.concatenate([np.zeros(0, kind), *vectors]).reshape(-1, field.type.list_size)
 
 
 def read_row_ids(dataset: Any, where: str | None = None) -> np.ndarray:

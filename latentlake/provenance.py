@@ -25,7 +25,7 @@ class Provenance:
     identity: Mapping[str, Any]  # every field that the fingerprint covers
     embedder: Mapping[str, Any]  # the resolved config; `load_config` is its inverse
     chain: Mapping[str, Any]  # `Chain.to_json`
-    dtype: str  # stored: "float32" | "float16"
+    dtype: str  # stored: "float32" | "float16" | "binary"
     metric: str = "cosine"  # what the column is searched with
     run_id: str = ""
     created_at: str = ""  # ISO 8601, UTC

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from latentlake.provenance import Provenance, check_fingerprint, identity_of
+from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
 from operators.batch import make_batch
 from operators.chain import Chain, reject_empty
@@ -49,8 +50,13 @@ def kind_of(query: Any) -> Kind:
 def fits(kind: Kind, query: Any, stored: Provenance) -> bool:
     """Whether a query may be meant for a column."""
     if kind == "vector":
-        return np.shape(query) == (stored.dimension,)
-    return kind in ("file", "row") or kind == stored.modality
+        return np.shape(query) in shapes_of(stored)
+    return kind in ("file", "row") or kind in taken(stored)
+
+
+def taken(stored: Provenance) -> frozenset[str]:
+    """Modalities that a column is searched with: its objects', and those that meet them in its model's space."""
+    return stored.config.modalities if stored.config.joint else frozenset({stored.modality})
 
 
 def choose_column(kind: Kind, query: Any, columns: Mapping[str, Provenance], column: str | None, table: str) -> str:
@@ -71,27 +77,38 @@ def choose_column(kind: Kind, query: Any, columns: Mapping[str, Provenance], col
 
 def check_fits(kind: Kind, column: str, stored: Provenance) -> None:
     """Raise `SpecError`, saying what the column takes, where a query of `kind` is of another modality."""
-    if kind in ("text", "image") and kind != stored.modality:
-        takes = TAKES.get(stored.modality, f"{stored.modality}: a Path")
+    if kind in ("text", "image") and kind not in taken(stored):
+        takes = " or ".join(TAKES.get(modality, f"{modality}: a Path") for modality in sorted(taken(stored)))
         hint = "\n  A str is always text: wrap a file's name in pathlib.Path." if kind == "text" else ""
         raise SpecError(f"column '{column}' takes {takes}, or a vector; this query is {kind}.{hint}")
 
 
 def check_vector(vector: Any, column: str, stored: Provenance) -> np.ndarray:
-    """The vector as float32 (dim,). Raises `SpecError` where it cannot be searched with."""
+    """The vector as the column is searched with: float32 (dim,), or bits uint8 (dim / 8,).
+
+    A column of bits takes them, or numbers, which are made bits as its own were. Raises `SpecError` where neither fits.
+    """
     try:
         array = np.asarray(vector, dtype=np.float32)
     except (TypeError, ValueError) as failure:
         raise SpecError(f"a query vector holds numbers only: {failure}") from failure
-    if array.shape != (stored.dimension,):
-        raise SpecError(f"column '{column}' takes vectors of shape ({stored.dimension},); this one is {array.shape}.")
+    if array.shape not in shapes_of(stored):
+        known = " or ".join(str(shape) for shape in shapes_of(stored))
+        raise SpecError(f"column '{column}' takes vectors of shape {known}; this one is {array.shape}.")
     if not np.isfinite(array).all():
         raise SpecError("the query's vector has entries that are not finite (NaN or infinite).")
     if stored.metric == "cosine" and not array.any():
         raise SpecError(
             f"the query's vector is all zeros; column '{column}' compares directions (cosine), and it has none."
         )
-    return array
+    if stored.dtype != "binary":
+        return array
+    return array.astype(np.uint8) if array.shape != (stored.dimension,) else to_stored(array, stored.dtype)
+
+
+def shapes_of(stored: Provenance) -> list[tuple[int]]:
+    """Shapes of the vectors that a column can be searched with."""
+    return [(length,) for length in dict.fromkeys([stored.dimension, stored_length(stored.dtype, stored.dimension)])]
 
 
 def content_of(query: Any, kind: Kind) -> str | bytes:
@@ -130,20 +147,23 @@ class QueryModels:
         self._loaded: dict[str, tuple[EmbedderConfig, Embedder]] = {}
         self._lock = Lock()
 
-    def embed(self, table: str, column: str, stored: Provenance, content: str | bytes) -> np.ndarray:
-        """Vector of a query, float32 (dim,).
+    def embed(
+        self, table: str, column: str, stored: Provenance, content: str | bytes, modality: str | None = None
+    ) -> np.ndarray:
+        """Vector of a query, float32 (dim,). One of another `modality` than the column's objects is decoded, and no more.
 
         Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable, or a model that the reader does not trust).
         """
         with downloads_if(self._trust.allow_downloads):
-            return self._embed(table, column, stored, content)
+            return self._embed(table, column, stored, content, modality or stored.modality)
 
-    def _embed(self, table: str, column: str, stored: Provenance, content: str | bytes) -> np.ndarray:
+    def _embed(self, table: str, column: str, stored: Provenance, content: str | bytes, modality: str) -> np.ndarray:
         with self._lock:
             if stored.fingerprint not in self._loaded:
                 self._loaded[stored.fingerprint] = self._load(table, column, stored)
             config, embedder = self._loaded[stored.fingerprint]
-        batch = Chain.from_json(stored.chain).run(make_batch(["query"], [content]), {}, role="query")
+        chain = Chain.from_json(stored.chain) if modality == stored.modality else Chain(modality)
+        batch = chain.run(make_batch(["query"], [content]), {}, role="query")
         batch = reject_empty(batch) if "text" in batch else batch
         reason = batch["error"][0] or batch["filtered"][0]
         if reason is not None:

@@ -172,7 +172,7 @@ class Table:
 
         `column` may be left out where only one vector column fits. `where` is a SQL filter, applied before the search.
         `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index unused. Distances follow
-        the column's metric: cosine, l2 (squared) or dot (one minus the product).
+        the column's metric: cosine, l2 (squared), dot (one minus the product) or hamming (bits that differ).
 
         Raises `SpecError`, `NotFound`, `FingerprintMismatch`, `ModelNotFound`.
         """
@@ -195,7 +195,10 @@ class Table:
 
     def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
         check_fits(kind, column, stored)
-        vector = query if kind == "vector" else self._models.embed(self.name, column, stored, content_of(query, kind))
+        if kind == "vector":
+            return check_vector(query, column, stored)
+        modality = kind if kind in ("text", "image") else None
+        vector = self._models.embed(self.name, column, stored, content_of(query, kind), modality)
         return check_vector(vector, column, stored)
 
     def _nearest(self, query: Mapping[str, Any], where: str | None, names: Sequence[str]) -> pa.Table:

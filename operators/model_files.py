@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from operators.embedders.base import short_hash
+from operators.embedders.base import EmbedderConfig, short_hash
 from operators.errors import ModelNotFound
 
 HASH_CACHE = "sha256.json"
@@ -87,6 +87,20 @@ def skipped(name: Path) -> bool:
     return name.parts[0] in ("onnx", "openvino") or any(part.startswith(".") for part in name.parts)
 
 
+def is_path(model: str) -> bool:
+    """Whether a model is given by where it lies on this machine; else it is a hub id."""
+    local = Path(model).expanduser()
+    return local.exists() or local.is_absolute() or model.startswith((".", "/", "~"))
+
+
+def unpinned_model(config: EmbedderConfig) -> str | None:
+    """The hub id of a config that does not say which revision of it is meant; None where it does, or names no hub model."""
+    model = getattr(config, "model", None)
+    if model is None or getattr(config, "revision", "") is not None or getattr(config, "weights", None) is not None:
+        return None
+    return None if is_path(model) else str(model)
+
+
 def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
     """Folder with the model's files, and the hub commit it holds (None for a local folder).
 
@@ -96,7 +110,7 @@ def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tup
     local = Path(model).expanduser()
     if local.is_dir():
         return local, None
-    if model.startswith((".", "/", "~")) or local.is_absolute():
+    if is_path(model):
         raise ModelNotFound(f"no model folder '{model}'. Give an existing folder, or a hub id such as 'owner/name'.")
     try:
         from huggingface_hub import snapshot_download

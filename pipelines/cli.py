@@ -57,11 +57,12 @@ def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, a
     """Say what a run would read, what is unchanged, its stages and pools. Writes nothing."""
     from latentlake.storage import open_storage
     from pipelines.jobfile import load_job
-    from pipelines.plan import describe_plan, make_plan
+    from pipelines.plan import describe_plan, make_plan, resolve_models, warnings_of
 
     spec, profile = load_job(job, overrides), load_profile(cluster)
     with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
-        described = describe_plan(make_plan(spec.resolved(), profile, open_storage(folder)))
+        described = describe_plan(make_plan(resolve_models(spec), profile, open_storage(folder)))
+    described["warnings"] = warnings_of(spec)
     if as_json:
         print(json.dumps(described))
     else:
@@ -127,6 +128,28 @@ def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) ->
         print(json.dumps(report))
     else:
         print_report(report, f"{spec.table.uri}/{spec.table.name}")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the model families: ready, or what to install; and the presets. Loads none of them."""
+    from latentlake import get_available_embedders
+
+    found = get_available_embedders()
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [
+        {
+            "family": one["family"],
+            "modalities": ", ".join(one["modalities"]),
+            "status": one["status"] if one["install"] is None else f"{one['status']}: {one['install']}",
+            "covers": one["covers"],
+            "presets": ", ".join(one["presets"]),
+        }
+        for one in found
+    ]
+    print_rows(rows, False)
 
 
 @app.command()

@@ -13,11 +13,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
+from latentlake.stored import check_metric, default_metric
 from operators.chain import Chain, Step
-from operators.decode import modality_names
+from operators.decode import embedded_as, modality_names
 from operators.embedders import config_class
-from operators.errors import InvalidSpec, UnknownName, did_you_mean, redact_url
-from operators.preprocess import find_operator
+from operators.errors import InvalidSpec, SpecError, UnknownName, did_you_mean, redact_url
+from operators.preprocess import find_operator, operators_by_name
+from operators.presets import find_preset, preset_names
 from pipelines.sources import source_class
 from pipelines.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
 
@@ -29,7 +31,7 @@ REQUIRED = ("name", "modality", "source", "embed", "table")
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 TABLE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 RESERVED = frozenset(
-    {"id", "object_id", "uri", "content_hash", "object_hash", "text", "image", "chunk", "start", "end"}
+    {"id", "object_id", "uri", "content_hash", "object_hash", "text", "image", "audio", "chunk", "start", "end"}
 )
 EMBED_KEYS = ("column", "dtype", "batch_cost", "pool")
 
@@ -189,8 +191,13 @@ def parse_embed(data: dict[str, Any], where: Where, problems: Problems) -> Embed
     fields = {key: value for key, value in data.items() if key not in EMBED_KEYS}
     pool = problems.check(PoolSpec, data.get("pool") or {}, (*where, "pool"))
     config = None
-    if "family" not in data:
-        problems.add((*where, "family"), "is missing; it is required.")
+    if "family" not in data and data.get("model") in preset_names():
+        preset = find_preset(data["model"])
+        given = {key: value for key, value in fields.items() if key != "model"}
+        fields = {"family": preset.family, **preset.settings, **given}
+        config = problems.check(config_class(preset.family), fields, where)
+    elif "family" not in data:
+        problems.add((*where, "family"), no_family(data.get("model")))
     else:
         try:
             config = problems.check(config_class(str(data["family"])), fields, where)
@@ -207,6 +214,14 @@ def parse_embed(data: dict[str, Any], where: Where, problems: Problems) -> Embed
         return None
     own = {key: data[key] for key in ("column", "dtype", "batch_cost") if key in data}
     return problems.check(EmbedSpec, {**own, "config": config, "pool": pool}, where)
+
+
+def no_family(model: Any) -> str:
+    """What is wrong with an entry of `embed` that names no family, and is not a preset's."""
+    known = f"Presets: {', '.join(preset_names())}."
+    if model is None:
+        return f"is missing; name the model's family, or give a preset as `model`. {known}"
+    return f"is missing, and '{model}' is no preset.{did_you_mean(str(model), preset_names())} {known}"
 
 
 def parse_step(data: dict[str, Any], where: Where, problems: Problems) -> Step | None:
@@ -287,7 +302,7 @@ def check_columns(
             problems.add(("embed", index, "column"), f"'{name}' is taken by another model; one column holds one model.")
         if name in counts:
             problems.add(("embed", index, "column"), f"'{name}' counts the tokens of '{counts[name]}'; name another.")
-        if embed and modality in modality_names() and modality not in embed.config.modalities:
+        if embed and modality in modality_names() and embedded_as(modality) not in embed.config.modalities:
             problems.add(
                 ("embed", index, "family"),
                 f"'{embed.config.family}' embeds {', '.join(sorted(embed.config.modalities))}, the job's modality is '{modality}'.",
@@ -302,12 +317,10 @@ def check_columns(
                 )
             elif key == "index" and column is not None and column in named[:index]:
                 problems.add((key, index, "column"), f"'{column}' has an index already; one column has one index.")
-    for index, step in enumerate(steps):
-        if step and find_operator(step.op).modality != modality and modality in modality_names():
-            problems.add(
-                ("preprocess", index, "op"),
-                f"'{step.op}' is for {find_operator(step.op).modality}, the job's modality is '{modality}'.",
-            )
+            elif key == "index" and (problem := misfit(entries_of(data, key)[index], embeds)):
+                problems.add((key, index, "metric"), problem)
+    if modality in modality_names():
+        check_steps(modality, steps, problems)
     metadata = getattr(source, "metadata", [])
     for index, name in enumerate(metadata):
         if name in RESERVED or name in columns or name in counts or name.startswith("_"):
@@ -318,6 +331,24 @@ def check_columns(
             problems.add(("source", "metadata", index), f"'{name}' stands twice; keep one.")
         elif "." in name:
             problems.add(("source", "metadata", index), f"'{name}' holds a '.', which no column may; rename it.")
+
+
+def check_steps(modality: str, steps: Sequence[Step | None], problems: Problems) -> None:
+    """Every operator takes what decoding, or an operator before it, makes; the last makes what models embed."""
+    kind = modality
+    for index, step in enumerate(steps):
+        if step is None:
+            continue
+        operator = find_operator(step.op)
+        if kind in operator.modalities:
+            kind = operator.makes or kind
+            continue
+        made = "the job's modality is" if kind == modality else "the operators before it make"
+        takes = " and ".join(operator.modalities)
+        problems.add(("preprocess", index, "op"), f"'{step.op}' is for {takes}, {made} '{kind}'.")
+    if kind != (wanted := embedded_as(modality)) and None not in steps:
+        makers = [o.name for o in operators_by_name().values() if o.makes == wanted and kind in o.modalities]
+        problems.add(("preprocess",), f"models embed '{wanted}'; name an operator that makes it: {', '.join(makers)}.")
 
 
 def one_line(failure: Exception) -> str:
@@ -372,3 +403,15 @@ def repeated_keys(node: yaml.Node | None, where: Where = ()) -> Iterator[tuple[W
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from repeated_keys(value, (*where, index))
+
+
+def misfit(entry: Mapping[str, Any], embeds: Sequence[EmbedSpec | None]) -> str | None:
+    """Why an index cannot be of its column, by the column's dtype; None where it can."""
+    dtype = next((e.dtype for e in embeds if e and e.column == entry.get("column")), None)
+    if dtype is None:
+        return None
+    try:
+        check_metric(str(entry.get("metric") or default_metric(dtype)), dtype)
+    except SpecError as failure:
+        return str(failure)
+    return None

@@ -12,10 +12,12 @@ import lance
 import pyarrow as pa
 
 from clusters import ClusterProfile
-from latentlake.provenance import fingerprint_of
+from latentlake.provenance import columns_of, fingerprint_of
 from latentlake.storage import Storage
+from latentlake.stored import stored_bytes
 from operators.embedders.base import short_hash
 from operators.errors import GateRefused, SpecError
+from operators.model_files import unpinned_model
 from pipelines.changes import Changes, Comparison, Retry, table_objects
 from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
 from pipelines.listing import known_files, read_listing, write_listing
@@ -131,6 +133,34 @@ def fingerprints_of(spec: JobSpec) -> dict[str, str]:
 def new_run_id() -> str:
     """Name of a run: when it began (UTC), and six hex digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def resolve_models(spec: JobSpec) -> JobSpec:
+    """The job with its models looked up; see `JobSpec.resolved`.
+
+    A hub model without a `revision` is the one that the table's column was made by, as long as the column is not rebuilt: what
+    the hub calls newest changes overnight, a column does not.
+    """
+    table = open_dataset(spec.table.lake, spec.table.name)
+    stored = {} if table is None or spec.table.mode == "rebuild" else columns_of(table.schema)
+    embeds = []
+    for embed in spec.embed:
+        model, known = unpinned_model(embed.config), stored.get(embed.column)
+        if model is not None and known is not None and known.embedder.get("model") == model:
+            pinned = embed.config.model_copy(update={"revision": known.embedder["revision"]})
+            embed = embed.model_copy(update={"config": pinned})
+        embeds.append(embed)
+    return spec.model_copy(update={"embed": tuple(embeds)}).resolved()
+
+
+def warnings_of(spec: JobSpec) -> list[str]:
+    """What a job, not yet resolved, leaves to chance."""
+    return [
+        f"column '{embed.column}': no `revision` of hub model '{model}' is pinned; the first run takes the newest, and the "
+        "table keeps to it from then on"
+        for embed in spec.embed
+        if (model := unpinned_model(embed.config)) is not None
+    ]
 
 
 def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = None, retry: Retry | None = None) -> Plan:
@@ -271,7 +301,7 @@ def check_removal(plan: Plan) -> None:
 def describe_plan(plan: Plan) -> dict[str, Any]:
     """The plan as JSON-able values, for `latentlake plan`."""
     changes, spec = plan.changes, plan.spec
-    row_bytes = sum(e.config.dimension * (4 if e.dtype == "float32" else 2) for e in spec.embed) + 200
+    row_bytes = sum(stored_bytes(e.dtype, e.config.dimension) for e in spec.embed) + 200
     return {
         "job": spec.name,
         "table": f"{spec.table.uri}/{spec.table.name}",

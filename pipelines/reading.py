@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from latentlake.storage import Storage
-from operators.batch import Batch, ReadError, RowError, describe, make_batch, object_array, take_rows
+from latentlake.stored import stored_type
+from operators.batch import Batch, ReadError, RowError, Waveform, describe, make_batch, object_array, take_rows
 from operators.chain import reject_empty
 from operators.embedders.base import EmbedderConfig, canonical_json
 from operators.sniff import sniff
@@ -122,7 +123,8 @@ class ReadShard:
         """Rows of the table to be, without vectors."""
         count, spec = len(batch["id"]), self.spec
         fanned = "chunk" in batch
-        hashes = [digest(text.encode()) for text in batch["text"]] if fanned else batch["content_hash"]
+        pieces = batch[spec.chain.column] if fanned else ()
+        hashes = [digest(piece_bytes(piece)) for piece in pieces] if fanned else batch["content_hash"]
         uris = (
             work["uri"].take(batch["entry"].astype(np.int64))
             if spec.source.uri_is_object
@@ -156,9 +158,8 @@ class ReadShard:
             origins[repeated] = Origin.REUSED
             rows = rows.append_column(f"origin.{column}", pa.array(origins))
             for name in parts_of(self.spec, column):
-                kind = (
-                    vector_type(embed.config, embed.dtype) if name == column else PART_TYPES[name.removeprefix(column)]
-                )
+                vectors = stored_type(embed.dtype, embed.config.dimension)
+                kind = vectors if name == column else PART_TYPES[name.removeprefix(column)]
                 values = (
                     known[name].combine_chunks().take(pa.array(at, mask=at < 0))
                     if known is not None and name in known.column_names
@@ -249,6 +250,13 @@ def hash_objects(batch: Batch, work: pa.Table, metadata: pa.Table, with_uri: boo
 def content_bytes(content: Any) -> bytes:
     """Content as bytes, whatever a source's content column holds; decoding refuses what is neither bytes nor text."""
     return content if isinstance(content, bytes) else b"" if content is None else str(content).encode(errors="replace")
+
+
+def piece_bytes(piece: Any) -> bytes:
+    """What an object was fanned out to, as bytes: equal pieces have equal bytes."""
+    if isinstance(piece, Waveform):
+        return f"{piece.rate}:".encode() + piece.samples.tobytes()
+    return str(piece).encode()
 
 
 def digest(content: bytes) -> str:
@@ -392,8 +400,3 @@ def set_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
     """Put values in place of a column, which keeps its place and its field's metadata."""
     index = rows.schema.get_field_index(name)
     return rows.set_column(index, rows.schema.field(index), values)
-
-
-def vector_type(config: EmbedderConfig, dtype: str) -> pa.DataType:
-    """Type of a vector column while it flows: as it is stored."""
-    return pa.list_(pa.float32() if dtype == "float32" else pa.float16(), config.dimension)

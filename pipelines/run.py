@@ -37,6 +37,7 @@ from pipelines.plan import (
     Plan,
     check_removal,
     make_plan,
+    resolve_models,
     resume_key,
     resume_plan,
 )
@@ -72,7 +73,7 @@ def run_job(
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
-    spec = spec.resolved()
+    spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
     with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease:

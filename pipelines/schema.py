@@ -10,6 +10,7 @@ import lance
 import pyarrow as pa
 
 from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
+from latentlake.stored import stored_type
 from operators.errors import SchemaMismatch
 from operators.preprocess import find_operator
 from pipelines.spec import EmbedSpec, JobSpec
@@ -30,10 +31,11 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
             "(Lance: `alter_columns`), drop it, or rebuild the table with `mode: rebuild`."
         )
     for index in spec.index:
-        if index.column in stored and index.metric != stored[index.column].metric:
+        metric = spec.metric(index.column)
+        if index.column in stored and metric != stored[index.column].metric:
             raise SchemaMismatch(
                 f"column '{index.column}' of table '{spec.table.name}' is searched by {stored[index.column].metric}, the job says "
-                f"{index.metric}.\n  Keep the metric, or rebuild the table with `mode: rebuild`."
+                f"{metric}.\n  Keep the metric, or rebuild the table with `mode: rebuild`."
             )
     for embed in spec.embed:
         if embed.column in stored:
@@ -112,10 +114,8 @@ def vector_fields(embed: EmbedSpec, spec: JobSpec, run_id: str) -> list[pa.Field
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=library_versions(),
     )
-    value = pa.float32() if embed.dtype == "float32" else pa.float16()
-    vector = pa.field(
-        embed.column, pa.list_(value, embed.config.dimension), metadata={FIELD_KEY: provenance.to_json().encode()}
-    )
+    kind = stored_type(embed.dtype, embed.config.dimension)
+    vector = pa.field(embed.column, kind, metadata={FIELD_KEY: provenance.to_json().encode()})
     _, *extras = parts_of(spec, embed.column)
     return [vector, *(pa.field(name, PART_TYPES[name.removeprefix(embed.column)]) for name in extras)]
 

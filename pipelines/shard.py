@@ -122,16 +122,18 @@ def prepared_batch(rows: pa.Table, key: str, wanted: np.ndarray) -> Batch:
 def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
     """A vector column as a writable array (n, dim); rows that are null hold zeros."""
     array = column.combine_chunks()
-    dimension = array.type.list_size
-    flat = array.values.slice(array.offset * dimension, len(array) * dimension).to_numpy(zero_copy_only=False)
-    vectors = flat.reshape(len(array), dimension).copy()
+    length, kind = array.type.list_size, array.type.value_type
+    flat = array.values.slice(array.offset * length, len(array) * length)
+    if pa.types.is_integer(kind):  # which numpy would get as floats, for the sake of the nulls
+        flat = flat.fill_null(0)
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(array), length).copy()
     vectors[array.is_null().to_numpy(zero_copy_only=False)] = 0
     return vectors
 
 
-def vector_array(vectors: np.ndarray, present: np.ndarray, dtype: str) -> pa.Array:
-    """Vectors (n, dim) as FixedSizeList<dtype>[dim], null where `present` is False."""
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1))
+def vector_array(vectors: np.ndarray, present: np.ndarray) -> pa.Array:
+    """Stored vectors (n, length) as FixedSizeList<their dtype>[length], null where `present` is False."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~present))
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latentlake.indexes import IndexType
 from latentlake.storage import Storage, open_storage
+from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
 from operators.chain import Chain
 from operators.embedders.base import EmbedderConfig
 from pipelines.sources.base import SourceConfig
@@ -43,7 +44,7 @@ class EmbedSpec(Section):
 
     column: str
     config: EmbedderConfig
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: StoredDtype = "float32"
     batch_cost: int | None = Field(default=None, ge=1)
     pool: PoolSpec = PoolSpec()
 
@@ -64,10 +65,10 @@ class TableSpec(Section):
 
 
 class IndexSpec(Section):
-    """How a vector column is searched: its metric, and the index that speeds it up."""
+    """How a vector column is searched: its metric (None: the usual one of its dtype), and the index that speeds it up."""
 
     column: str
-    metric: Literal["cosine", "l2", "dot"] = "cosine"
+    metric: Metric | None = None
     type: IndexType = "auto"
 
 
@@ -113,15 +114,21 @@ class JobSpec(Section):
 
     def metric(self, column: str) -> str:
         """Metric that a column is searched with."""
-        return next((index.metric for index in self.index if index.column == column), "cosine")
+        given = next((index.metric for index in self.index if index.column == column), None)
+        return given or next(default_metric(embed.dtype) for embed in self.embed if embed.column == column)
 
     def index_type(self, column: str) -> IndexType:
         """Kind of index wanted for a column."""
         return next((index.type for index in self.index if index.column == column), "auto")
 
     def resolved(self) -> JobSpec:
-        """The job with every model looked up: revisions pinned, dimensions known. Raises `ModelNotFound`."""
+        """The job with every model looked up: revisions pinned, dimensions known.
+
+        Raises `ModelNotFound`, `SpecError` (vectors that cannot be stored as the job wants).
+        """
         embeds = tuple(e.model_copy(update={"config": e.config.resolve()}) for e in self.embed)
+        for embed in embeds:
+            stored_length(embed.dtype, embed.config.dimension)
         return self.model_copy(update={"embed": embeds})
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bytes to text or to an RGB image, one file a modality: module `<modality>` has `decode(batch) -> Batch` and `VERSION`."""
+"""Bytes to what operators and models take, one file a modality; `find_decoder` says what a module has."""
 
 from __future__ import annotations
 
@@ -13,5 +13,14 @@ def modality_names() -> list[str]:
 
 
 def find_decoder(modality: str) -> ModuleType:
-    """The module that decodes `modality`: `decode(batch)`, `VERSION` (in the fingerprint), `COLUMN` (what it writes)."""
+    """The module that decodes `modality`.
+
+    It has `decode(batch)`, `VERSION` (in the fingerprint), `COLUMN` (what it writes), and, where operators have to make
+    it another modality before a model takes it, `EMBEDDED_AS`.
+    """
     return load_module(__name__, "decode", modality, "modality")
+
+
+def embedded_as(modality: str) -> str:
+    """The modality whose models embed `modality`; mostly itself."""
+    return str(getattr(find_decoder(modality), "EMBEDDED_AS", modality))

@@ -39,7 +39,8 @@ class Operator:
     """What `@operator` knows of a function."""
 
     name: str
-    modality: str
+    modalities: tuple[str, ...]
+    makes: str | None
     apply: Callable[..., Batch]
     params: type[BaseModel]
     needs_tokenizer: bool
@@ -49,13 +50,13 @@ class Operator:
 
 
 def operator(
-    modality: str, *, at_query: bool = True, fans_out: bool = False, version: int = 1
+    *modalities: str, makes: str | None = None, at_query: bool = True, fans_out: bool = False, version: int = 1
 ) -> Callable[[Callable[..., Batch]], Any]:
-    """Mark a function as a preprocessing operator of `modality` ("text", "image").
+    """Mark a function as a preprocessing operator of `modalities` ("text", "image").
 
-    `at_query`: a query goes through it too (cleaning does, chunking does not). `fans_out`: it makes several rows of one,
-    and writes their `chunk`, `start` and `end`. `version` is part of the fingerprint:
-    raise it when the operator's output changes.
+    `makes`: the modality that its rows are of from then on, where that may be another one. `at_query`: a query goes
+    through it too (cleaning does, chunking does not). `fans_out`: it makes several rows of one, and writes their
+    `chunk`, `start` and `end`. `version` is part of the fingerprint: raise it when the operator's output changes.
     """
 
     def mark(fn: Callable[..., Batch]) -> Callable[..., Batch]:
@@ -68,7 +69,8 @@ def operator(
         }
         fn.__operator__ = Operator(  # type: ignore[attr-defined]
             name=fn.__name__,
-            modality=modality,
+            modalities=modalities,
+            makes=makes,
             apply=fn,
             params=create_model(fn.__name__, __config__=ConfigDict(frozen=True, extra="forbid"), **fields),
             needs_tokenizer=any(p.name == INJECTED for p in keywords),

@@ -130,12 +130,12 @@ def test_keys_do_not_mix():
 # vectors
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_vectors_round_trip(dtype: str):
-    values = np.random.default_rng(0).normal(size=(6, 5)).astype(dtype)
+    values = np.random.default_rng(0).normal(0, 50, size=(6, 5)).astype("int8").astype(dtype)
     present = np.array([True, False, True, True, False, True])
-    array = vector_array(values, present, dtype)
-    assert array.type == pa.list_(pa.float32() if dtype == "float32" else pa.float16(), 5)
+    array = vector_array(values, present)
+    assert array.type == pa.list_(pa.from_numpy_dtype(dtype), 5)
     assert array.is_valid().to_pylist() == present.tolist()
     back = vectors_of(pa.chunked_array([array]))
     np.testing.assert_array_equal(back, np.where(present[:, None], values, 0))
@@ -147,7 +147,7 @@ def test_vectors_round_trip(dtype: str):
     np.testing.assert_array_equal(chunks, np.where(present, values.T, 0).T[[1, 2, 4, 5]])
 
 
-@pytest.mark.parametrize("kind", [pa.float32(), pa.float16()])
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float16(), pa.uint8()])
 def test_vectors_that_are_all_null_or_none(kind: pa.DataType):
     for rows in (4, 0):
         column = pa.chunked_array([pa.nulls(rows, pa.list_(kind, 3))])
