@@ -8,13 +8,15 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from latentlake.stored import to_stored
 from operators.batch import Batch, describe
 from operators.batching import form_batches
 from operators.embedders.base import Embedder
@@ -72,15 +74,16 @@ class EmbedShard:
                 model_began = time.perf_counter()
                 made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids)
                 model_s = time.perf_counter() - model_began
-            stored = made.astype(vectors.dtype)
-            reasons |= invalid_vectors(stored, self.task.embed.config.normalize, set(reasons))
+            stored = to_stored(made, self.task.embed.dtype)
+            checked = made if self.task.embed.dtype == "binary" else stored  # of bits nobody can tell
+            reasons |= invalid_vectors(checked, self.task.embed.config.normalize, set(reasons))
             for at, reason in reasons.items():
                 status.rejects.append(reject(rows, int(todo[at]), column, "embed", reason))
             vectors[todo] = stored
             origins[todo] = Origin.EMBEDDED
             origins[todo[list(reasons)]] = Origin.REJECTED
         copy_repeats(rows, column, vectors, origins, status)
-        rows = set_column(rows, column, vector_array(vectors, origins != Origin.REJECTED, self.task.embed.dtype))
+        rows = set_column(rows, column, vector_array(vectors, origins != Origin.REJECTED))
         rows = set_column(rows, f"origin.{column}", pa.array(origins))
         unused = [n for n in rows.column_names if n.startswith(tuple(f"prepared.{key}." for key in self.task.drop))]
         status.time(
@@ -92,6 +95,7 @@ class EmbedShard:
             actor=self.actor,
             bare_rate=self.bare_rate,
             budget=self.budget,
+            measured=getattr(self.embedder, "measured", {}),
         )
         return pack(status, rows.drop_columns(unused))
 
@@ -109,23 +113,30 @@ def embed_rows(
     vectors: np.ndarray | None = None
     exhausted = False
 
-    def work(rows: np.ndarray) -> None:
-        """Embed some rows; raises what the model raises."""
-        nonlocal vectors, exhausted
-        try:
-            made = embedder.embed({name: values[rows] for name, values in prepared.items()})
-        except Exception as failure:
-            exhausted |= is_out_of_memory(failure)
-            raise
+    def keep(rows: np.ndarray, made: np.ndarray) -> None:
+        """Put the vectors of some rows in their places."""
+        nonlocal vectors
         if vectors is None:
             vectors = np.zeros((total, made.shape[1]), dtype=np.float32)
         vectors[rows] = made
+
+    def work(rows: np.ndarray) -> None:
+        """Embed some rows; raises what the model raises."""
+        nonlocal exhausted
+        try:
+            keep(rows, embedder.embed(rows_of(prepared, rows)))
+        except Exception as failure:
+            exhausted |= is_out_of_memory(failure)
+            raise
 
     def give_up(row: int, failure: Exception) -> None:
         reasons[row] = describe(failure)
 
     living = np.array([row for row in range(total) if row not in reasons], dtype=np.int64)
     waiting = deque(living[batch] for batch in form_batches(prepared["cost"][living], budget))
+    if getattr(embedder, "runs_ahead", False) and not journal.careful:
+        for batch, made in run_ahead(embedder, prepared, waiting):
+            keep(batch, made)
     while waiting:
         batch = waiting.popleft()
         exhausted, known = False, len(reasons)
@@ -137,6 +148,32 @@ def embed_rows(
             rest = np.concatenate([batch[:0], *waiting])
             waiting = deque(rest[batch] for batch in form_batches(prepared["cost"][rest], budget))
     return np.zeros((total, 1), dtype=np.float32) if vectors is None else vectors, reasons, budget
+
+
+def run_ahead(embedder: Any, prepared: Batch, waiting: deque[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches taken off `waiting`, with their vectors: each is begun while a GPU works at the one before.
+
+    Ends at the first that raises, which is put back with all that are left, for the caller to look at one by one.
+    """
+    begun: tuple[np.ndarray, Callable[[], np.ndarray]] | None = None
+    try:
+        while waiting:
+            following = waiting[0], embedder.begin(rows_of(prepared, waiting[0]))
+            if begun is not None:
+                yield begun[0], begun[1]()
+            begun = following
+            waiting.popleft()
+        if begun is not None:
+            yield begun[0], begun[1]()
+    except Exception as failure:  # whatever it is, it is raised again by the batch alone
+        log.warning("a batch failed, and is tried again by itself: %s", describe(failure))
+        if begun is not None:
+            waiting.appendleft(begun[0])
+
+
+def rows_of(prepared: Batch, rows: np.ndarray) -> Batch:
+    """Some of the prepared rows."""
+    return {name: values[rows] for name, values in prepared.items()}
 
 
 def is_out_of_memory(failure: Exception) -> bool:
@@ -203,10 +240,10 @@ def bare_rate(embedder: Embedder, sample: Batch, budget: int) -> float | None:
     batches = form_batches(sample["cost"], budget)
     order = np.random.default_rng(0).permutation(len(batches))
     try:
-        embedder.embed({name: values[batches[order[0]]] for name, values in sample.items()})  # the first call warms up
+        embedder.embed(rows_of(sample, batches[order[0]]))  # the first call warms up
         began, rows = time.perf_counter(), 0
         for index in order:
-            embedder.embed({name: values[batches[index]] for name, values in sample.items()})
+            embedder.embed(rows_of(sample, batches[index]))
             rows += len(batches[index])
             if time.perf_counter() - began > CALIBRATION_S:
                 break

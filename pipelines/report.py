@@ -67,6 +67,7 @@ def build_report(
                 **counts[column],
                 **rates[column],
                 "truncated": tally.truncated[column],
+                "measured": tally.measured[column],
                 "actors": actors.get(column, []),
             }
             for column in columns

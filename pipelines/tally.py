@@ -38,6 +38,7 @@ class Tally:
         self.embedded_now = dict.fromkeys(columns, 0)  # rows, by this attempt
         self.rates: dict[str, dict[str, float]] = {column: {} for column in columns}  # bare rate, by actor
         self.actors: dict[str, set[str]] = {column: set() for column in columns}
+        self.measured: dict[str, dict[str, float]] = {column: {} for column in columns}  # what models say of themselves
         self.window: tuple[float, float] | None = None
         self._closing = ExitStack()
 
@@ -91,6 +92,7 @@ class Tally:
         column = stage.get("column")
         if column is not None:
             self.embedded[column] += stage["rows"]
+            self.measured[column] |= stage.get("measured", {})
         if not now:
             return
         if stage["stage"] in ("read", "write"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -40,7 +41,10 @@ class TorchEmbedder:
         self.config = config
         self.device = torch.device(device)
         self.dtype = getattr(torch, DTYPES[config.compute_dtype])
-        self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        # A model that was loaded in that dtype says so; to cast it would round what it keeps in fp32, as rotary frequencies.
+        if getattr(model, "dtype", None) != self.dtype:
+            self.model.to(self.dtype)
         if config.compile:
             self.model.compile(dynamic=True)
 
@@ -50,13 +54,22 @@ class TorchEmbedder:
 
     def embed(self, prepared: Batch) -> np.ndarray:
         """Vectors float32 (n, dim) of prepared rows."""
-        import torch
-
         if not len(prepared["cost"]):
             return np.zeros((0, self.config.dimension), dtype=np.float32)
+        return self.begin(prepared)()
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a batch can be begun while another is computed: a GPU works on while the CPU prepares the next."""
+        return bool(self.device.type == "cuda")
+
+    def begin(self, prepared: Batch) -> Callable[[], np.ndarray]:
+        """Begin a batch of at least one row; what is returned waits for its vectors (see `embed`)."""
+        import torch
+
         with torch.inference_mode():
             vectors = self.forward(prepared)
-        return self.config.finish(vectors.float().cpu().numpy())
+        return lambda: self.config.finish(vectors.float().cpu().numpy())
 
     def tensor(self, values: np.ndarray) -> Any:
         """An array on the device: copied, as arrays out of Arrow are read-only; from pinned memory where that is a GPU."""

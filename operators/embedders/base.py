@@ -27,7 +27,10 @@ DEFAULT_BATCH_COST = {"cpu": 1024, "cuda": 32_768}
 
 
 class Embedder(Protocol):
-    """Weights on a device."""
+    """Weights on a device.
+
+    One that was made smaller may have a dict `measured`: what that costs, by name, for the report of the run.
+    """
 
     def embed(self, prepared: Batch) -> np.ndarray:
         """Vectors of one batch, float32 (n, dim), in the batch's order. The caller bounds the batch's cost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,61 @@ def test_a_model_that_takes_no_row_at_all(place: Storage):
     vectors, reasons, _ = embedded(place, Marking(bad=1), prepared_of(1, 1), 1000)
     assert set(reasons) == {0, 1}
     assert len(vectors) == 2
+
+
+# batches that run ahead, as on a GPU
+
+
+class Ahead(Marking):
+    """Begins a batch at once, and embeds it when its vectors are asked for, as a GPU's queue does."""
+
+    runs_ahead = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.events: list[tuple[str, list[float]]] = []
+        self.refused: float | None = None
+
+    def begin(self, prepared: Batch) -> Callable[[], np.ndarray]:
+        values = prepared["value"].tolist()
+        self.events.append(("begin", values))
+        if self.refused in values:
+            raise RuntimeError("cannot begin")
+
+        def finish() -> np.ndarray:
+            self.events.append(("finish", values))
+            return self.embed(prepared)
+
+        return finish
+
+
+def test_a_batch_is_begun_before_the_one_before_it_is_done(place: Storage):
+    embedder = Ahead()
+    vectors, reasons, _ = embedded(place, embedder, prepared_of(1, 2, 3), 3)
+    assert (vectors[:, 0].tolist(), reasons) == ([1, 2, 3], {})
+    kinds = [(kind, values[0]) for kind, values in embedder.events]
+    assert kinds == [("begin", 3), ("begin", 2), ("finish", 3), ("begin", 1), ("finish", 2), ("finish", 1)]
+
+
+@pytest.mark.parametrize("refused", [None, 3.0, 5.0, 1.0])
+@pytest.mark.parametrize("bad", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("budget", [1, 7, 1000])
+def test_of_batches_that_ran_ahead_only_the_marked_row_is_rejected(
+    place: Storage, budget: int, bad: float, refused: float | None
+):
+    embedder = Ahead(bad=bad)
+    embedder.refused = refused
+    vectors, reasons, kept = embedded(place, embedder, prepared_of(1, 2, 3, 4, 5), budget)
+    assert (reasons, kept) == ({int(bad) - 1: f"RuntimeError: cannot embed {bad}"}, budget)
+    others = [value for value in (1, 2, 3, 4, 5) if value != bad]
+    assert vectors[[value - 1 for value in others], 0].tolist() == others
+
+
+def test_a_careful_attempt_does_not_run_ahead(place: Storage):
+    Journal(place, "000000000-v").__enter__()  # an attempt that died
+    embedder = Ahead()
+    vectors, _, _ = embedded(place, embedder, prepared_of(1, 2, 3), 3)
+    assert vectors[:, 0].tolist() == [1, 2, 3] and not embedder.events
 
 
 # memory that runs out
