@@ -21,12 +21,17 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback."""
+    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback; which pictures it takes."""
 
     folder: Path
     data: Path
     minilm: str
     s3_endpoint: str
+    images: str = "*/*.jpg"  # of CIFAR: all 1,000
+
+    def pictures(self) -> list[Path]:
+        """Files of the pictures."""
+        return sorted((self.data / "cifar10").glob(self.images))
 
 
 @dataclass(frozen=True)
