@@ -14,7 +14,7 @@ import numpy as np
 from latentlake.provenance import Provenance, check_fingerprint, identity_of
 from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
-from operators.batch import make_batch
+from operators.batch import RowError, make_batch
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError
@@ -56,7 +56,7 @@ def fits(kind: Kind, query: Any, stored: Provenance) -> bool:
 
 def taken(stored: Provenance) -> frozenset[str]:
     """Modalities that a column is searched with: its objects', and those that meet them in its model's space."""
-    return stored.config.modalities if stored.config.joint else frozenset({stored.modality})
+    return stored.config.takes if stored.config.joint else frozenset({stored.modality})
 
 
 def choose_column(kind: Kind, query: Any, columns: Mapping[str, Provenance], column: str | None, table: str) -> str:
@@ -168,7 +168,10 @@ class QueryModels:
         reason = batch["error"][0] or batch["filtered"][0]
         if reason is not None:
             raise SpecError(f"the query does not pass the preprocessing of column '{column}': {reason}")
-        prepared = config.prepare(batch, "query")
+        try:
+            prepared = config.prepare(batch, "query")
+        except RowError as failure:
+            raise SpecError(f"the model of column '{column}' cannot take the query: {failure}") from failure
         if "truncated" in prepared and prepared["truncated"][0]:
             logger.warning(
                 "the query has %d tokens, more than column '%s' takes; it was cut", prepared["tokens"][0], column

@@ -10,7 +10,9 @@ from latentlake.indexes import IndexType
 from latentlake.storage import Storage, open_storage
 from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
 from operators.chain import Chain
+from operators.decode import embedded_as
 from operators.embedders.base import EmbedderConfig
+from operators.errors import SpecError
 from pipelines.sources.base import SourceConfig
 
 
@@ -124,11 +126,17 @@ class JobSpec(Section):
     def resolved(self) -> JobSpec:
         """The job with every model looked up: revisions pinned, dimensions known.
 
-        Raises `ModelNotFound`, `SpecError` (vectors that cannot be stored as the job wants).
+        Raises `ModelNotFound`, `SpecError` (vectors that cannot be stored as the job wants, a model of another modality).
         """
         embeds = tuple(e.model_copy(update={"config": e.config.resolve()}) for e in self.embed)
+        kind = embedded_as(self.modality)
         for embed in embeds:
             stored_length(embed.dtype, embed.config.dimension)
+            if kind not in embed.config.takes:
+                raise SpecError(
+                    f"the model of column '{embed.column}' ({embed.config.family}) takes {', '.join(sorted(embed.config.takes))}, "
+                    f"and the job's modality is '{self.modality}'."
+                )
         return self.model_copy(update={"embed": embeds})
 
     def to_json(self) -> dict[str, Any]:

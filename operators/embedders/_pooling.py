@@ -69,17 +69,17 @@ def pool_places(states: Tensor, mask: Tensor, how: str) -> Tensor:
         places = torch.arange(mask.shape[1], device=mask.device)
         at = (mask * (places + 1)).argmax(1) if how == "last_token" else mask.argmax(1)
         return states[torch.arange(len(states), device=states.device), at]
-    kept = mask.unsqueeze(-1).to(states.dtype)
+    kept = mask.unsqueeze(-1).float()  # half precision would not count to the end of a long row
     if how == "max":
         lowest = torch.finfo(states.dtype).min
         found = states.masked_fill(kept == 0, lowest).amax(1)
         return torch.where(kept.sum(1) > 0, found, torch.zeros_like(found))
     if how == "weighted_mean":
-        kept = kept * mask.cumsum(1).unsqueeze(-1).to(states.dtype)
-    mean = (states.float() * kept.float()).sum(1) / kept.float().sum(1).clamp(min=1e-9)
+        kept = kept * mask.cumsum(1).unsqueeze(-1)
+    mean = (states.float() * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
     if how in ("mean", "weighted_mean"):
         return mean
     if how != "mean_std":
         raise ValueError(f"no pooling '{how}'")
-    spread = ((states.float() - mean.unsqueeze(1)) ** 2 * kept.float()).sum(1) / kept.float().sum(1).clamp(min=1)
+    spread = ((states.float() - mean.unsqueeze(1)) ** 2 * kept).sum(1) / kept.sum(1).clamp(min=1)
     return torch.cat([mean, spread.sqrt()], dim=-1)

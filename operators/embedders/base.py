@@ -75,6 +75,11 @@ class EmbedderConfig(BaseModel, ABC):
         """Whether its modalities meet in one space, so that a text finds images (or sound)."""
         return False
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """Modalities that this very model takes, of its family's; known once resolved."""
+        return self.modalities
+
     def sized(self, dim: int, **found: Any) -> Self:
         """A copy with `dim` and what else `resolve` found. Raises `SpecError` where `truncate_dim` is longer."""
         if self.truncate_dim is not None and self.truncate_dim > dim:

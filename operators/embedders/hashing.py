@@ -1,8 +1,8 @@
 """Feature hashing: deterministic vectors without a model, for tests, smoke runs and measuring a pipeline.
 
 Text: scikit-learn's `HashingVectorizer` over words (https://scikit-learn.org/stable/modules/feature_extraction.html).
-Images: a 16 x 16 RGB thumbnail, folded into `dim` numbers with signs from a fixed seed. Similar inputs do get similar
-vectors, but no quality is claimed. `delay_ms` sleeps for each row, to stand for a slow model.
+Images: a 16 x 16 RGB thumbnail, folded into `dim` numbers with signs from a fixed seed. Sound: so its spectrum up to 8 kHz.
+Similar inputs do get similar vectors, but no quality is claimed. `delay_ms` sleeps for each row, to stand for a slow model.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from operators.batch import Batch, object_array
+from operators.batch import Batch, Waveform, object_array
 from operators.embedders.base import EmbedderConfig, Role
 
 THUMBNAIL = 16
+BANDS, BAND_HZ = 128, 62.5
 WORD = re.compile(r"\w+", re.UNICODE)
 
 
 class Config(EmbedderConfig):
     """`dim` numbers a vector. `max_words` is the window: further words are cut, and the row says so."""
 
-    modalities: ClassVar[frozenset[str]] = frozenset({"text", "image"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"text", "image", "audio"})
     not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"delay_ms"})
-    covers: ClassVar[str] = "no model: hashed words and thumbnails, for smoke runs and for measuring a pipeline"
+    covers: ClassVar[str] = (
+        "no model: hashed words, thumbnails and spectra, for smoke runs and for measuring a pipeline"
+    )
 
     family: Literal["hashing"] = "hashing"
     dim: int = Field(default=256, ge=2, le=4096)
@@ -44,7 +47,7 @@ class Config(EmbedderConfig):
         return self.max_words
 
     def prepare(self, batch: Batch, role: Role) -> Batch:
-        """Words as text, cut to the window; images as uint8 thumbnails (16, 16, 3)."""
+        """Words as text, cut to the window; images as uint8 thumbnails (16, 16, 3); sound as spectra, float32 (128,)."""
         if "text" in batch:
             words = [WORD.findall(text) for text in batch["text"]]
             limit = self.max_words
@@ -55,6 +58,9 @@ class Config(EmbedderConfig):
                 "truncated": counts > limit if limit else np.zeros(len(words), dtype=bool),
                 "cost": np.maximum(counts if limit is None else np.minimum(counts, limit), 1),
             }
+        if "audio" in batch:
+            spectra = np.array([spectrum_of(sound) for sound in batch["audio"]], dtype=np.float32).reshape(-1, BANDS)
+            return {"spectra": spectra, "cost": np.ones(len(spectra), dtype=np.int64)}
         thumbnails = [np.asarray(image.resize((THUMBNAIL, THUMBNAIL))) for image in batch["image"]]
         pixels = np.stack(thumbnails) if thumbnails else np.zeros((0, THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
         return {"pixels": pixels, "cost": np.ones(len(pixels), dtype=np.int64)}
@@ -80,8 +86,11 @@ class HashingEmbedder:
     def embed(self, prepared: Batch) -> np.ndarray:
         """Vectors float32 (n, dim)."""
         time.sleep(len(prepared["cost"]) * self.config.delay_ms / 1000)
-        vectors = self._embed_text(prepared["words"]) if "words" in prepared else self._embed_image(prepared["pixels"])
-        return self.config.finish(vectors)
+        if "words" in prepared:
+            return self.config.finish(self._embed_text(prepared["words"]))
+        if "spectra" in prepared:
+            return self.config.finish(self._fold(prepared["spectra"]))
+        return self.config.finish(self._fold(prepared["pixels"].reshape(-1, len(self._signs)) / 255.0))
 
     def _embed_text(self, words: np.ndarray) -> np.ndarray:
         if self._vectorizer is None:
@@ -92,8 +101,17 @@ class HashingEmbedder:
             )
         return np.asarray(self._vectorizer.transform(words).toarray()) if len(words) else np.zeros((0, self.config.dim))
 
-    def _embed_image(self, pixels: np.ndarray) -> np.ndarray:
-        flat = (pixels.reshape(len(pixels), len(self._signs)) / 255.0 - 0.5) * self._signs
+    def _fold(self, values: np.ndarray) -> np.ndarray:
+        """Values from 0 to 1, (n, any), as (n, dim)."""
+        flat = (values - 0.5) * self._signs[: values.shape[1]]
         folds = -(-flat.shape[1] // self.config.dim)
         padding = folds * self.config.dim - flat.shape[1]
         return np.pad(flat, ((0, 0), (0, padding))).reshape(len(flat), folds, self.config.dim).sum(axis=1)
+
+
+def spectrum_of(sound: Waveform) -> np.ndarray:
+    """Share of a sound's energy in each band of 62.5 Hz, on a logarithmic scale from 0 to 1; (128,)."""
+    energy = np.abs(np.fft.rfft(sound.samples)) ** 2
+    band = (np.fft.rfftfreq(len(sound.samples), 1 / sound.rate) / BAND_HZ).astype(np.int64)
+    bands = np.bincount(band, energy, minlength=BANDS)[:BANDS]
+    return np.log1p(1000 * bands / (bands.sum() or 1)) / np.log1p(1000)

@@ -13,4 +13,4 @@ def fields(materials: Materials) -> dict[str, Any]:
 
 OTHER = {"dim": 24, "max_words": 5, "normalize": True, "truncate_dim": 12}
 OUTSIDE = {"delay_ms": 9.0}
-CASES = {f"hashing-{kind}": Case("hashing", kind, fields, OTHER, OUTSIDE) for kind in ("text", "image")}
+CASES = {f"hashing-{kind}": Case("hashing", kind, fields, OTHER, OUTSIDE) for kind in ("text", "image", "audio")}
