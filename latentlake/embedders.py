@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from latentlake.query import encode_image
-from operators.batch import Batch, Waveform, make_batch, object_array
+from operators.batch import Batch, RowError, Waveform, make_batch, object_array
 from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
 from operators.embedders import config_class, family_names
@@ -42,6 +42,8 @@ class ModelEmbedder:
             raise SpecError(f"family '{config.family}' embeds {', '.join(sorted(config.modalities))}, not {modality}.")
         self.config = config.resolve()
         self.modality = modality
+        if modality not in self.config.takes:
+            raise SpecError(f"this model embeds {', '.join(sorted(self.config.takes))}, not {modality}.")
         self._embedder = self.config.load(device, threads)
         self._budget = self.config.batch_cost(str(getattr(self._embedder, "device", "cpu")))
 
@@ -53,7 +55,12 @@ class ModelEmbedder:
     @property
     def modalities(self) -> frozenset[str]:
         """What it takes: its modality, or all of a joint model's."""
-        return self.config.modalities if self.config.joint else frozenset({self.modality})
+        return self.config.takes if self.config.joint else frozenset({self.modality})
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the model, where it was made smaller, says that costs; see the family."""
+        return dict(getattr(self._embedder, "measured", {}))
 
     def embed(self, value: Any, role: Role = "document") -> np.ndarray:
         """Vector float32 (dim,) of one input; see the class. Raises `SpecError` for what cannot be embedded.
@@ -93,7 +100,10 @@ class ModelEmbedder:
         for row, reason in zip(rows, batch["error"], strict=True):
             if reason is not None:
                 raise SpecError(f"input {row} cannot be embedded: {reason}")
-        prepared = self.config.prepare(batch, role)
+        try:
+            prepared = self.config.prepare(batch, role)
+        except RowError as failure:
+            raise SpecError(f"an input cannot be embedded: {failure}") from failure
         vectors = np.zeros((len(values), self.dimension), dtype=np.float32)
         for chosen in form_batches(prepared["cost"], self._budget):
             vectors[chosen] = self._embedder.embed({name: column[chosen] for name, column in prepared.items()})

@@ -203,5 +203,5 @@ def relocate(config: EmbedderConfig, column: str, paths: Mapping[str, str]) -> E
 
 def location_field(config: EmbedderConfig) -> str | None:
     """Name of the field that says where the model lies; a path takes no part in the fingerprint."""
-    names = [name for name in ("weights", "model") if name in type(config).model_fields]
+    names = [name for name in ("weights", "model") if getattr(config, name, None) is not None]
     return next((name for name in names if name in config.not_in_fingerprint), None)

@@ -16,7 +16,10 @@ from operators.preprocess import find_operator
 from pipelines.spec import EmbedSpec, JobSpec
 
 PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # beside a vector column of texts
-LIBRARIES = ("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers")
+LIBRARIES = (
+    *("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers"),
+    *("timm", "open-clip-torch", "model2vec", "onnxruntime", "openvino", "soundfile", "soxr", "av"),
+)
 
 
 def check_columns(spec: JobSpec, schema: pa.Schema) -> None:

@@ -14,12 +14,6 @@ from operators.preprocess import operator
 Pixels = Annotated[int, Field(ge=1)]
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 @operator("image")
 def resize_image(batch: Batch, *, size: Pixels, resample: Resample = "bilinear") -> Batch:
@@ -41,19 +35,32 @@ def center_crop(batch: Batch, *, size: Pixels) -> Batch:
     return map_rows(batch, crop, column="image", into="image", stage="center_crop")
 
 
-def resize_shorter_side(image: Image.Image, size: int, resample: Resample) -> Image.Image:
-    """What torchvision's `Resize(size)` makes of a PIL image. Raises `RowError` for more than `MAX_PIXELS`."""
+def resize_shorter_side(image: Image.Image, size: int, resample: str) -> Image.Image:
+    """What torchvision's `Resize(size)` makes of a PIL image; `resample` names one of Pillow's filters.
+
+    Raises `RowError` for more than `MAX_PIXELS`.
+    """
     long_side = int(size * max(image.size) / min(image.size))
     target = (size, long_side) if image.width <= image.height else (long_side, size)
-    if size * long_side > MAX_PIXELS:
-        raise RowError(f"{image.width} x {image.height} would become {target[0]} x {target[1]}")
-    return image if target == image.size else image.resize(target, RESAMPLING[resample])
+    return resize_to(image, target, resample)
 
 
-def crop_to_square(image: Image.Image, size: int) -> Image.Image:
-    """What torchvision's `CenterCrop(size)` makes of a PIL image."""
+def resize_to(image: Image.Image, size: tuple[int, int], resample: str) -> Image.Image:
+    """Resize to (width, height), whatever the aspect. Raises `RowError` for more than `MAX_PIXELS`."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise RowError(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
+    return image if size == image.size else image.resize(size, Image.Resampling[resample.upper()])
+
+
+def crop_to_square(
+    image: Image.Image, size: int, fill: int | tuple[int, int, int] = 0, round_down: bool = False
+) -> Image.Image:
+    """What torchvision's `CenterCrop(size)` makes of a PIL image, with `fill` where it is smaller.
+
+    An odd pixel is cut off at the side that makes the offset even, or, `round_down`, at the right and the bottom.
+    """
     wide, high = max(0, size - image.width), max(0, size - image.height)
     if wide or high:  # an odd pixel goes to the right and to the bottom
-        image = ImageOps.expand(image, (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2), fill=0)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        image = ImageOps.expand(image, (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2), fill=fill)
+    left, top = ((over // 2 if round_down else round(over / 2)) for over in (image.width - size, image.height - size))
     return image.crop((left, top, left + size, top + size))

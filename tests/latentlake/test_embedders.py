@@ -126,11 +126,32 @@ def test_modalities_of_different_models_do_not_compare(minilm: str, tmp_path: Pa
         latentlake.create_multimodal_embedder()
 
 
+def test_sound_is_a_file_or_samples_with_their_rate(tmp_path: Path):
+    soundfile = pytest.importorskip("soundfile")
+    from sound_maker import tone, write_speech_model
+
+    model = write_speech_model(tmp_path / "model", "wav2vec2-layer")
+    sounds = latentlake.create_audio_embedder("transformers", str(model), device="cpu", threads=1)
+    samples = tone(0.5, rate=8_000)
+    soundfile.write(tmp_path / "tone.wav", samples, 8_000, subtype="FLOAT")
+    of_samples = sounds.embed((samples, 8_000))
+    np.testing.assert_allclose(sounds.embed(tmp_path / "tone.wav"), of_samples, atol=1e-5)
+    np.testing.assert_allclose(sounds.embed_batch([tmp_path / "tone.wav", (samples, 8_000)])[1], of_samples, atol=1e-5)
+    for wrong, message in (
+        ((np.zeros((2, 9)), 8_000), "finite numbers of shape"),
+        ((np.array([np.nan]), 8_000), "finite numbers of shape"),
+        ((np.zeros(0), 8_000), "an input cannot be embedded: no samples"),
+        (samples, "cannot be of type ndarray"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            sounds.embed(wrong)
+
+
 def test_a_joint_model_compares_text_and_images(tmp_path: Path):
     pytest.importorskip("open_clip")
-    from families.open_clip import write_model  # type: ignore[import-not-found]
+    from image_models import write_open_clip
 
-    model = str(write_model(tmp_path / "clip"))
+    model = str(write_open_clip(tmp_path / "clip"))
     both = latentlake.create_multimodal_embedder(
         "open_clip", "open_clip", text_model=model, image_model=model, device="cpu", threads=1
     )

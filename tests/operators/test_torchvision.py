@@ -17,12 +17,13 @@ from PIL import Image
 from latentlake.provenance import fingerprint_of
 from operators.batch import Batch, make_batch, object_array
 from operators.chain import Chain
-from operators.embedders.torchvision import Config, cut_classifier, feature_dimension
-from operators.errors import ModelNotFound, UnknownName
+from operators.embedders.torchvision import Config, cut_classifier
+from operators.errors import ModelNotFound, SpecError, UnknownName
 from operators.model_files import downloads_if
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
+torch.set_num_threads(1)
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's documentation gives them
 
@@ -134,7 +135,7 @@ def test_named_weights_say_how_pictures_are_prepared():
     ],
 )
 def test_dimensions(model: str, dimension: int):
-    assert feature_dimension(model) == dimension
+    assert Config(model=model, weights="DEFAULT").resolve().dimension == dimension  # nothing is downloaded
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v3_small", "regnet_y_400mf", "resnet18"])
@@ -153,6 +154,143 @@ def test_a_model_without_its_classifier_gives_what_it_would_classify(model: str)
     assert seen[0].shape == (2, dimension)
 
 
+def test_the_fingerprint_is_that_of_tables_written_before_there_were_poolings():
+    config = Config(model="vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1").resolve()
+    assert config.fingerprint_fields() == {
+        "family": "torchvision",
+        "model": "vit_b_16",
+        "revision": "vit_b_16_swag-9ac1b537",
+        "resize": 384,
+        "crop": 384,
+        "interpolation": "bicubic",
+        "mean": MEAN,
+        "std": STD,
+        "normalize": False,
+        "dim": 768,
+    }
+    assert fingerprint_of(config, Chain("image"), "float32") == "c8b9017a228c1a696d89a7596463d303"
+
+
+# poolings and layers
+
+
+def saved(model: Any, folder: Path) -> str:
+    torch.save(model.state_dict(), folder / "w.pth")
+    return str(folder / "w.pth")
+
+
+def embed(config: Config, pictures: list[Image.Image]) -> np.ndarray:
+    return config.load("cpu", threads=1).embed(config.prepare(batch_of(pictures), "document"))
+
+
+def images_of(pictures: list[Image.Image], side: int, mean: Any = MEAN, std: Any = STD) -> Any:
+    from torchvision import transforms
+
+    steps = [
+        transforms.Resize(side),
+        transforms.CenterCrop(side),
+        transforms.ToTensor(),
+        transforms.Normalize(mean, std),
+    ]
+    transform = transforms.Compose(steps)
+    return torch.stack([transform(picture) for picture in pictures])
+
+
+@pytest.fixture
+def some() -> list[Image.Image]:
+    """Two pictures."""
+    rng = np.random.default_rng(1)
+    return [Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)), Image.new("RGB", (80, 80), "orange")]
+
+
+LAST_MAPS = {
+    "squeezenet1_0": lambda m, x: m.features(x),
+    "resnet18": lambda m, x: m.layer4(m.layer3(m.layer2(m.layer1(m.maxpool(m.relu(m.bn1(m.conv1(x)))))))),
+    "mobilenet_v2": lambda m, x: m.features(x),
+    "mobilenet_v3_small": lambda m, x: m.features(x),
+    "shufflenet_v2_x0_5": lambda m, x: m.conv5(m.stage4(m.stage3(m.stage2(m.maxpool(m.conv1(x)))))),
+    "swin_t": lambda m, x: m.norm(m.features(x)).permute(0, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("model", LAST_MAPS)
+def test_pooled_maps_are_those_of_torchvision(model: str, some: list[Image.Image], tmp_path: Path):
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(model, weights=None).eval()
+    weights, framing = saved(whole, tmp_path), {"resize": 64, "crop": 64}
+    with torch.no_grad():
+        images = images_of(some, 64)
+        features, logits = LAST_MAPS[model](whole, images), whole(images)
+    for pooling, expected in [("gap", features.mean((2, 3))), ("gmp", features.amax((2, 3))), ("fc", logits)]:
+        config = Config(model=model, weights=weights, pooling=pooling, **framing).resolve()
+        assert config.dimension == expected.shape[1]
+        np.testing.assert_allclose(embed(config, some), expected.numpy(), atol=1e-4)
+
+
+def tiny_vit(weights: None = None) -> Any:
+    return torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=32)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "pool"),
+    [
+        ("resnet18", ("layer4", "layer1"), lambda f: f.mean((2, 3))),
+        ("swin_t", ("features.1", "features.7"), lambda f: f.mean((1, 2))),
+        ("tiny_vit", ("encoder.layers.encoder_layer_0", "encoder.ln"), lambda f: f[:, 1:].mean(1)),
+    ],
+)
+def test_layers_stand_side_by_side(
+    model: str, layers: tuple[str, ...], pool: Any, some: list[Image.Image], tmp_path: Path, monkeypatch: Any
+):
+    tiny_vit.__module__ = "torchvision.models.vision_transformer"
+    monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "tiny_vit", tiny_vit)  # torchvision's own are large
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(model, weights=None).eval()
+    seen: dict[str, Any] = {}
+    for name in layers:
+        whole.get_submodule(name).register_forward_hook(lambda _, __, made, name=name: seen.update({name: made}))
+    with torch.no_grad():
+        whole(images_of(some, 64))
+    expected = torch.cat([pool(seen[name]) for name in layers], dim=1)
+    framing = {"resize": 64, "crop": 64}
+    config = Config(model=model, weights=saved(whole, tmp_path), layers=layers, pooling="gap", **framing).resolve()
+    np.testing.assert_allclose(embed(config, some), expected.numpy(), atol=1e-4)
+
+
+def test_backbones_of_detectors(some: list[Image.Image], tmp_path: Path):
+    torch.manual_seed(0)
+    name = "ssdlite320_mobilenet_v3_large"
+    whole = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
+    weights, framing = saved(whole, tmp_path), {"resize": 96, "crop": 96}
+    config = Config(model=name, weights=weights, **framing).resolve()
+    assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the detector's own
+    with torch.no_grad():
+        maps = whole.backbone(images_of(some, 96, config.mean, config.std))
+    expected = torch.cat([features.mean((2, 3)) for features in maps.values()], dim=1).numpy()
+    np.testing.assert_allclose(embed(config, some), expected, atol=1e-4)
+    one = Config(model=name, weights=weights, layers=("1",), pooling="gmp", **framing).resolve()
+    np.testing.assert_allclose(embed(one, some), maps["1"].amax((2, 3)).numpy(), atol=1e-4)
+    with pytest.raises(UnknownName, match=f"no layer of model '{name}' 'p5'"):
+        Config(model=name, weights=weights, layers=("p5",)).resolve()
+    with pytest.raises(SpecError, match="has no pooling 'fc'; it has gap, gmp"):
+        Config(model=name, weights=weights, pooling="fc").resolve()
+    assert Config(model="fasterrcnn_resnet50_fpn", weights="DEFAULT").resolve().dimension == 5 * 256
+
+
+def test_poolings_and_layers_that_a_model_lacks():
+    def resolve(model: str, **chosen: Any) -> Config:
+        return Config(model=model, weights="DEFAULT", **chosen).resolve()
+
+    with pytest.raises(SpecError, match="'vit_b_16' pools no feature map; it has the poolings model and fc"):
+        resolve("vit_b_16", pooling="gap")
+    with pytest.raises(UnknownName, match=r"no layer of model 'resnet18' 'layer5'\. Did you mean 'layer"):
+        resolve("resnet18", pooling="gap", layers=("layer5",))
+    with pytest.raises(SpecError, match="has no pooling 'model'; it has gap, gmp"):
+        resolve("resnet18", layers=("layer4",))
+    with pytest.raises(SpecError, match="layer 'flatten' of model 'resnet18' is no feature map"):
+        resolve("resnet18", pooling="gap", layers=("flatten",))
+
+
 def test_names_that_torchvision_does_not_have(weights: Path):
     with pytest.raises(UnknownName, match=r"no torchvision model 'resnet19'\. Did you mean 'resnet1\d+'\?"):
         Config(model="resnet19", weights=str(weights)).resolve()
@@ -160,8 +298,8 @@ def test_names_that_torchvision_does_not_have(weights: Path):
         Config(model="resnet19", weights="DEFAULT").resolve()
     with pytest.raises(UnknownName, match=r"no weights of 'resnet50' 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"):
         Config(model="resnet50", weights="IMAGENET1K_V3").resolve()
-    with pytest.raises(UnknownName):  # a detection model has no penultimate features
-        Config(model="fasterrcnn_resnet50_fpn", weights="DEFAULT").resolve()
+    with pytest.raises(UnknownName, match="no torchvision model 'fcn_resnet50'"):  # neither classifies nor detects
+        Config(model="fcn_resnet50", weights="DEFAULT").resolve()
 
 
 @pytest.mark.parametrize("path", ["/nowhere/w.safetensors", "w.pth", "folder/w"])
