@@ -115,6 +115,29 @@ def test_a_narrower_window_is_that_of_max_seq_length(minilm: str, embedder: Any,
     np.testing.assert_allclose(embed_all(config, embedder, TEXTS), expected, atol=1e-5)
 
 
+def test_a_cut_vector_is_that_of_truncate_dim(minilm: str):
+    from sentence_transformers import SentenceTransformer
+
+    config = Config(model=minilm, truncate_dim=64).resolve()
+    model = SentenceTransformer(minilm, device="cpu", truncate_dim=64)
+    expected = model.encode(TEXTS[:8], normalize_embeddings=True)
+    np.testing.assert_allclose(embed_all(config, config.load("cpu", threads=1), TEXTS[:8]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("compute_dtype", "name"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_half_precision_is_that_of_a_model_loaded_so(minilm: str, compute_dtype: Any, name: str, embedder: Any):
+    from sentence_transformers import SentenceTransformer
+
+    config = Config(model=minilm, compute_dtype=compute_dtype).resolve()
+    half = config.load("cpu", threads=1)
+    assert {str(weight.dtype) for weight in half.model.parameters()} == {f"torch.{name}"}
+    model, texts = SentenceTransformer(minilm, device="cpu", model_kwargs={"dtype": name}), TEXTS[:4]
+    expected = model.encode(texts, convert_to_tensor=True).float().numpy()
+    vectors = embed_all(config, half, texts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    assert 1e-5 < np.abs(vectors - embed_all(config, embedder, texts)).max() < 1e-2
+
+
 def test_tokens_and_truncation_are_those_of_the_tokenizer(config: Config, plain: Any):
     prepared = config.prepare(batch_of(TEXTS), "document")
     full = [plain.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in TEXTS]
