@@ -29,6 +29,14 @@ from latentlake.provenance import Provenance
 from latentlake.table import REJECTS_SCHEMA
 from operators import decode, embedders, errors, preprocess
 from operators.chain import Chain
+from operators.embedders._encoder import AudioEncoder, ImageEncoder, TextEncoder
+from operators.embedders._pixels import PixelsConfig
+from operators.embedders._pooling import LayeredConfig
+from operators.embedders._sound import SoundConfig
+from operators.embedders._tokens import TokensConfig
+from operators.embedders._torch import TorchConfig
+from operators.embedders._transformers import FolderConfig
+from operators.embedders.base import EmbedderConfig
 from operators.embedders.hashing import Config
 from pipelines import sources
 from pipelines.accounting import Counts
@@ -43,6 +51,16 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+# Sections of docs/embedders.md with the options that families have from what they are made of.
+SHARED_OPTIONS = {
+    EmbedderConfig: "Every family",
+    TorchConfig: "On torch",
+    FolderConfig: "Folders and hub ids",
+    TokensConfig: "Text by tokens",
+    LayeredConfig: "Layers",
+    PixelsConfig: "Pictures",
+    SoundConfig: "Sound",
+}
 ROW = re.compile(r"^\| (`[^|]*`[^|]*?) \| ([^|]*?) \|", re.MULTILINE)
 
 
@@ -100,7 +118,7 @@ def default_of(field: Any) -> str:
         return "none"
     if isinstance(value, BaseModel):
         return "{}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return (value or '""') if isinstance(value, str) else json.dumps(value)
 
 
 def check_fields(model: type[BaseModel], text: str, left_out: tuple[str, ...] = ()) -> None:
@@ -275,10 +293,20 @@ def test_the_embedder_page_names_every_option():
     for family in embedders.family_names():
         model = embedders.config_class(family)
         text = section("docs/embedders.md", family)
+        for base, title in SHARED_OPTIONS.items():
+            if issubclass(model, base):
+                assert f"[{title.lower()}](#{title.lower().replace(' ', '-')})" in text, f"{family}: {title}"
+                text += section("docs/embedders.md", title)
         check_fields(model, text, left_out=("family", "normalize"))
         assert set(documented(text)) <= set(model.model_fields)
         for name in model.not_in_fingerprint:
             assert re.search(rf"^\| `{name}` .*Not in the fingerprint", text, re.MULTILINE), name
+
+
+def test_the_embedder_page_names_every_key_of_an_exported_encoder():
+    text = section("docs/embedders.md", "encoder.json")
+    for encoder in (ImageEncoder, TextEncoder, AudioEncoder):
+        check_fields(encoder, text, left_out=("modality",))
 
 
 def test_the_operator_page_names_every_parameter():
@@ -315,16 +343,19 @@ def test_the_table_page_names_every_column():
 
 def test_the_sdk_page_names_every_member():
     text = read("docs/sdk.md")
-    for kind in (latentlake.Lake, latentlake.Table, latentlake.SearchResult):
+    kinds = [latentlake.Lake, latentlake.Table, latentlake.SearchResult]
+    for kind in (*kinds, latentlake.ModelEmbedder, latentlake.MultimodalEmbedder):
         for name in vars(kind):
             assert name.startswith("_") or re.search(rf"`{name}[(`]", text), f"{kind.__name__}.{name}"
+    for name in latentlake.__all__:
+        assert not name.startswith(("create_", "get_")) or f"`{name}(" in text, name
 
 
 def test_the_readme_names_everything_registered():
     known = set(documented(read("README.md")))
     registered = {*sources.source_kinds(), *embedders.family_names(), *preprocess.operators_by_name()}
     assert registered <= known
-    assert set(decode.modality_names()) == {"image", "text"}
+    assert set(decode.modality_names()) == {"audio", "image", "scientific_image", "text"}
 
 
 def test_the_readme_has_every_exit_code():

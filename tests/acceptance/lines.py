@@ -21,13 +21,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback; which pictures it takes."""
+    """Where a line runs: a folder of its own, the real data, the model, an S3 server on loopback; which pictures and sounds."""
 
     folder: Path
     data: Path
     minilm: str
     s3_endpoint: str
     images: str = "*/*.jpg"  # of CIFAR: all 1,000
+    sounds: str = "*.wav"  # of the spoken digits: all 480
 
     def pictures(self) -> list[Path]:
         """Files of the pictures."""

@@ -58,7 +58,7 @@ def test_a_model_of_images_alone_takes_no_text(tmp_path: Path):
     ):
         open_table(job).search("a red square")
     texts = make_job(tmp_path / "t", write_texts(tmp_path / "texts", {"a.txt": "a"}), [vit])
-    with pytest.raises(SpecError, match="model of column 'v' .* takes image, and the job's modality is 'text'"):
+    with pytest.raises(SpecError, match=r"model of column 'v' .* takes image, and the job's modality is 'text'"):
         run(texts)
     assert not (tmp_path / "t" / "lake" / "t.lance").exists()
 
