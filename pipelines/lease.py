@@ -115,6 +115,15 @@ class Lease:
                 f"{TTL_S:.0f} s. Nothing more was committed.\n  Run the job again: it goes on with what this run has finished."
             )
 
+    def check_after(self, failure: Exception) -> None:
+        """Raise `WriterConflict`, from a failure that may be a consequence, where another writer has taken over."""
+        try:
+            self.check()
+        except WriterConflict as conflict:
+            raise conflict from failure
+        except Exception as second:  # a store that does not answer tells nothing
+            log.warning("the lease could not be renewed: %s", describe(second))
+
     def keep(self) -> None:
         """Renew until `give_back`; to be called in a thread."""
         while not self._stop.wait(BEAT_S):

@@ -26,7 +26,7 @@ from pipelines.manifest import Manifest, finished_shards, settle_maintenance, un
 from pipelines.plan import new_run_id
 from pipelines.run import can_go_on, discard
 from pipelines.sinks.columns import read_merged
-from pipelines.sinks.lance import named_files
+from pipelines.sinks.lance import find_commit, named_files
 from pipelines.tally import read_records
 
 log = logging.getLogger(__name__)
@@ -164,10 +164,12 @@ def note_maintenance(
 def retire_versions(dataset: lance.LanceDataset, keep: timedelta, resumable: list[Manifest]) -> int:
     """Remove versions older than `keep` that no tag marks; how many.
 
-    None, while a run can still go on whose files are so old that Lance would take them for orphans.
+    None, while a run can still go on that committed one of them already, or whose files are so old that Lance would take
+    them for orphans.
     """
     oldest = min((manifest.started_at for manifest in resumable), default=time.time())
-    if time.time() - oldest > (LANCE_GRACE - timedelta(days=1)).total_seconds():
+    too_old = time.time() - oldest > (LANCE_GRACE - timedelta(days=1)).total_seconds()
+    if too_old or any(find_commit(dataset, found.run_id, found.base_version or 0) is not None for found in resumable):
         log.warning(
             "no version is removed: run %s can still go on. Finish it, or run its job with --fresh",
             resumable[-1].run_id,

@@ -15,7 +15,7 @@ from latentlake.indexes import build_index
 from latentlake.provenance import columns_of
 from latentlake.storage import Storage
 from operators.batch import describe
-from operators.errors import GateRefused, LatentLakeError, SourceError
+from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
 from pipelines.accounting import Counts, count_run
 from pipelines.changes import Retry
 from pipelines.cluster import running_ray
@@ -82,9 +82,9 @@ def run_job(
         try:
             run.execute()
         except BaseException as failure:  # whatever ends the run is noted, then goes on its way
-            if (
-                lease.lost
-            ):  # who took over may have finished this very run: its line and its folder are not ours any more
+            if isinstance(failure, Exception) and not isinstance(failure, WriterConflict):
+                lease.check_after(failure)
+            if lease.lost:  # who took over may have finished this run: its line and its folder are not ours any more
                 raise
             try:
                 report = run.finish(state_of(failure), memory.peak_mb, failure)

@@ -303,7 +303,8 @@ def test_a_run_that_cannot_go_on_is_discarded_with_its_files(tmp_path: Path):
     assert len(rows_of(job)) == 26
 
 
-def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_path: Path):
+@pytest.mark.parametrize("how", [{}, {"keep": NOW}], ids=["versions stay", "versions go"])
+def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_path: Path, how: dict[str, Any]):
     from run_maker import SUMMARY, tally_of
 
     from pipelines.sinks.lance import commit
@@ -312,7 +313,7 @@ def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_p
     with held(job) as lease, tally_of(plan) as tally:
         commit(plan, 4, tally, SUMMARY, lease)
     assert open_table(job).version == 4
-    maintain(job, orphans=NOW)
+    assert maintain(job, orphans=NOW, **how)["versions_removed"] == 0  # its commit is found by its version
     assert open_table(job).version == 4  # the new head has not passed its gates
     finish(job, plan, taken_over=3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from run_maker import SUMMARY, cut_short, embed_here, held, lake_of, plan_of, re
 
 from clusters import this_machine
 from operators.errors import AccountingError, LatentLakeError, WriterConflict
-from pipelines.ledger import open_dataset
+from pipelines.lease import LEASE_FOLDER, entry_name, read_last
+from pipelines.ledger import WORK_FOLDER, open_dataset, read_runs
 from pipelines.manifest import finished_shards
 from pipelines.plan import Plan, make_plan
 from pipelines.shard import Origin, Status, pack, read_record
@@ -226,6 +228,27 @@ def test_a_writer_that_lost_its_lease_commits_nothing(tmp_path: Path):
         with pytest.raises(WriterConflict, match="took the table over"):
             commit(plan, 1, tally, SUMMARY, lease)
     assert newest(job).version == 1
+
+
+def test_what_fails_because_the_lease_was_lost_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who took over has cleared the run's folder, of which this run's tasks know nothing."""
+    job = make(tmp_path)
+    run_job(job)
+    write_texts(tmp_path / "in", CHANGED)
+    place = lake_of(job).child(WORK_FOLDER, "t")
+
+    def fail(*_: Any) -> None:
+        entry = read_last(place.child(LEASE_FOLDER))
+        assert entry is not None
+        taken = replace(entry, number=entry.number + 1, token="another")
+        place.child(LEASE_FOLDER).put_if_absent(entry_name(taken.number), json.dumps(asdict(taken)).encode())
+        raise FileNotFoundError("a shard's work")
+
+    monkeypatch.setattr("pipelines.embed.embed_shards", fail)
+    before = read_runs(lake_of(job), "t")
+    with pytest.raises(WriterConflict, match="took the table over"):
+        run_job(job)
+    assert read_runs(lake_of(job), "t") == before  # its line is the other's
 
 
 # writers that hold no lease
