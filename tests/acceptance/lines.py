@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 import latentlake
 from pipelines.jobfile import parse_job
 from pipelines.run import run_job
 
+EMPTY = ("471", "995")  # abstracts of Cranfield that hold no text
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -27,8 +32,20 @@ class Setting:
     data: Path
     minilm: str
     s3_endpoint: str
+    texts: int = 1400  # of Cranfield: all abstracts
     images: str = "*/*.jpg"  # of CIFAR: all 1,000
     sounds: str = "*.wav"  # of the spoken digits: all 480
+
+    def corpus(self) -> Path:
+        """File of `texts` of the abstracts, the two empty ones among them."""
+        whole, part = self.data / "cranfield" / "corpus.parquet", self.folder / "corpus.parquet"
+        rows = pq.read_table(whole)
+        if self.texts >= rows.num_rows:
+            return whole
+        empty = pc.is_in(rows["id"].cast(pa.string()), pa.array(EMPTY))
+        some = rows.filter(pc.invert(empty)).slice(0, self.texts - len(EMPTY))
+        pq.write_table(pa.concat_tables([some, rows.filter(empty)]), part)
+        return part
 
     def pictures(self) -> list[Path]:
         """Files of the pictures."""

@@ -1,4 +1,4 @@
-"""The acceptance lines of the main job that are no timings, on a tenth of the pictures. Later lines read earlier tables."""
+"""The acceptance lines of the main job that are no timings, on a part of the data. Later lines read earlier tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lines import Setting
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory, data: Path, minilm: str, s3_endpoint: str) -> Setting:
-    return Setting(tmp_path_factory.mktemp("acceptance"), data, minilm, s3_endpoint, images="*/000?.jpg")
+    return Setting(tmp_path_factory.mktemp("acceptance"), data, minilm, s3_endpoint, texts=200, images="*/000?.jpg")
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ def test_import_loads_neither_engines_nor_models():
 
 def test_the_exported_surface():
     exported = ["Lake", "LatentLakeError", "SearchResult", "Table", "__version__", "connect"]
+    exported += ["ModelEmbedder", "MultimodalEmbedder", "get_available_embedders"]
+    exported += [f"create_{kind}_embedder" for kind in ("text", "image", "audio", "multimodal")]
     assert sorted(latentlake.__all__) == sorted(exported)
     assert latentlake.__version__.count(".") == 2
 
