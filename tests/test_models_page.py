@@ -94,8 +94,10 @@ def test_a_claim_without_a_source_is_refused():
 
 
 @pytest.mark.parametrize("peer", comparison.peers)
-def test_packages_are_named_by_their_version(peer: str):
-    assert comparison.peers[peer].package.endswith(f"/{comparison.peers[peer].version}/")
+def test_peers_are_named_by_repository_and_version(peer: str):
+    found = comparison.peers[peer]
+    assert found.package.startswith("https://github.com/")
+    assert f"{found.version}](" in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_lancedb_is_read_at_the_version_that_is_installed_here():
