@@ -51,6 +51,7 @@ def open_vectors(path: Path, revision: str, layout: Format, dim: int) -> WordVec
     """The word vectors of a file whose sha256 is `revision`. Raises `ModelNotFound` where it is another, or broken."""
 
     def make(folder: Path) -> None:
+        """Write the vectors, and where each word's is, into a folder of the cache."""
         check_pinned(f"the content of '{path}'", sha256_of(path), revision)
         with (folder / "vectors.f32").open("wb") as vectors, open_file(path) as file:
             hashes = []

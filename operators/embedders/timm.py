@@ -168,6 +168,7 @@ def features_to_vectors(module: Any, config: Config) -> Callable[[Tensor], Tenso
     attention: Any = getattr(module, "attn_pool", None)
 
     def forward(images: Tensor) -> Tensor:
+        """Pooled vectors of images."""
         if config.pooling == "fc" and module.num_classes:
             return classify(images)
         features = module.forward_features(images)

@@ -273,6 +273,7 @@ def with_pooled_maps(module: Any, model: str, names: tuple[str, ...], how: str) 
     extract = module.forward
 
     def forward(images: Tensor) -> Tensor:
+        """Pooled maps of the chosen layers, side by side."""
         maps = extract(images)
         vectors = []
         for name in names or maps:

@@ -179,6 +179,7 @@ def give_vectors(module: Any, config: Config) -> None:
     attention: Any = head if hasattr(head, "probe") else None
 
     def pooled(images: Tensor) -> Tensor:
+        """Pooled vectors of images."""
         if both and config.pooling == "pooler" and not config.needs_hidden_states:
             return module.get_image_features(pixel_values=images).pooler_output
         output = see(pixel_values=images, output_hidden_states=config.needs_hidden_states)

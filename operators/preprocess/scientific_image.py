@@ -47,6 +47,7 @@ def align_principal_axis(batch: Batch, *, min_elongation: Annotated[float, Field
     """
 
     def align(pixels: np.ndarray) -> np.ndarray:
+        """The picture, turned."""
         mass = Mass.of(pixels)
         down, right = mass.offsets
         spread_down, spread_right = mass.mean(down**2), mass.mean(right**2)
