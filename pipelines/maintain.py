@@ -22,9 +22,9 @@ from latentlake.storage import Storage
 from operators.errors import AccountingError, NotFound, WriterConflict
 from pipelines.lease import LEASE_FOLDER, Lease, hold_table
 from pipelines.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
-from pipelines.manifest import Manifest, finished_shards, settle_maintenance, unfinished_runs, write_manifest
+from pipelines.manifest import Manifest, finished_shards, settle_maintenance, write_manifest
 from pipelines.plan import new_run_id
-from pipelines.run import can_go_on, discard
+from pipelines.run import cut_short, discard
 from pipelines.sinks.columns import read_merged
 from pipelines.sinks.lance import find_commit, named_files
 from pipelines.tally import read_records
@@ -58,11 +58,11 @@ def maintain_table(
         before = open_newest(lake, table)
         settle_maintenance(lake, table, before.version)
         resumable = []
-        for manifest in unfinished_runs(lake, table):
-            if can_go_on(manifest, before):
+        for manifest, obstacle in cut_short(lake, table, before):
+            if obstacle is None:
                 resumable.append(manifest)
             else:
-                discard(lake, manifest)
+                discard(lake, manifest, obstacle)
         report = {"table": table, "version_before": before.version, "fragments_before": len(before.get_fragments())}
         report["index_segments_before"] = count_segments(before)
         after = compact(lake, table, resumable, lease)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from latentlake.storage import Storage
+from pipelines.hashes import HASH_SCHEME
 from pipelines.ledger import WORK_FOLDER, read_runs
 
 MANIFEST = "run.json"
@@ -40,7 +41,13 @@ class Manifest:
     new_fields: pa.Schema
     schema: pa.Schema  # of the table after the run
     spec: dict[str, Any]
+    hash_scheme: int = 1  # see `hashes.HASH_SCHEME`
     maintained: bool = False  # upkeep of the table is under way: all versions after `version` hold the same rows
+
+    @property
+    def is_of_this_release(self) -> bool:
+        """Whether objects are hashed as the run hashed them: else nobody can go on with it."""
+        return self.hash_scheme == HASH_SCHEME
 
     def place(self, lake: Storage) -> Storage:
         """The run's folder."""
@@ -121,7 +128,8 @@ def described_runs(lake: Storage, table: str, running: bool) -> list[dict[str, A
     found: list[dict[str, Any]] = []
     for manifest in unfinished_runs(lake, table):
         line = lines.pop(manifest.run_id, None)
-        state = "running" if running and not found else f"{line['state'] if line else 'killed'}, resumable"
+        able = "resumable" if manifest.is_of_this_release else "not resumable"
+        state = "running" if running and not found else f"{line['state'] if line else 'killed'}, {able}"
         found.append(
             {
                 "run_id": manifest.run_id,

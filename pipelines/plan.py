@@ -19,6 +19,7 @@ from operators.embedders.base import short_hash
 from operators.errors import GateRefused, SpecError
 from operators.model_files import unpinned_model
 from pipelines.changes import Changes, Comparison, Retry, table_objects
+from pipelines.hashes import HASH_SCHEME
 from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
 from pipelines.listing import known_files, read_listing, write_listing
 from pipelines.manifest import Manifest
@@ -98,6 +99,7 @@ class Plan:
             new_fields=pa.schema(self.new_fields),
             schema=self.schema,
             spec=self.spec.to_json(),
+            hash_scheme=HASH_SCHEME,
         )
 
 
@@ -115,8 +117,10 @@ def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
 
 def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
     """Equal for two jobs of which one may finish what the other began: what is read, how, by which models, to where."""
+    scheme = {"hash": HASH_SCHEME} if HASH_SCHEME > 1 else {}
     return short_hash(
         {
+            **scheme,
             "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
             "columns": fingerprints_of(spec),
             "table": spec.table.model_dump(mode="json", exclude={"storage_options", "uri"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -107,21 +107,31 @@ def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry:
     table = open_dataset(lake, name)
     if table is not None:
         settle_maintenance(lake, name, table.version)
+    for manifest, obstacle in cut_short(lake, name, table):
+        if manifest.resume_key != key and manifest.is_of_this_release:
+            continue  # another job's
+        if obstacle is None and not fresh:
+            log.warning("going on with run %s", manifest.run_id)
+            return resume_plan(spec, profile, manifest)
+        discard(lake, manifest, obstacle or "a new one was asked for")
+    return make_plan(spec, profile, retry=retry)
+
+
+def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, str | None]]:
+    """Runs of a table that were cut short, newest first, each with what keeps it from being gone on with; None: nothing.
+
+    The table must be held. A run that had ended, and died as it cleared its folder, is none of them: the rest is cleared.
+    """
     for manifest in unfinished_runs(lake, name):
         lines = read_runs(lake, name, f"run_id = '{manifest.run_id}'")
         if lines and lines[0]["state"] not in RESUMABLE:
-            clear_folder(manifest.place(lake))  # it died as it cleared its folder
-        elif (
-            manifest.resume_key == key
-            and not fresh
-            and can_go_on(manifest, table)
-            and not overtaken(manifest, lake, table)
-        ):
-            log.warning("going on with run %s", manifest.run_id)
-            return resume_plan(spec, profile, manifest)
-        elif manifest.resume_key == key:
-            discard(lake, manifest)
-    return make_plan(spec, profile, retry=retry)
+            clear_folder(manifest.place(lake))
+        elif not manifest.is_of_this_release:
+            yield manifest, "it was begun by a release that hashes objects another way"
+        elif not can_go_on(manifest, table) or overtaken(manifest, lake, table):
+            yield manifest, "the table has changed since"
+        else:
+            yield manifest, None
 
 
 def can_go_on(manifest: Manifest, table: Any) -> bool:
@@ -142,9 +152,11 @@ def overtaken(manifest: Manifest, lake: Storage, table: Any) -> bool:
     return any(line["finished_at"].timestamp() > manifest.started_at for line in lines)
 
 
-def discard(lake: Storage, manifest: Manifest) -> None:
+def discard(lake: Storage, manifest: Manifest, why: str) -> None:
     """Give up a run that was cut short. Its fragments are orphans, which `maintain` removes."""
-    log.warning("run %s is discarded", manifest.run_id)
+    log.warning(
+        "run %s of job '%s' is discarded: %s. What it had finished is done again", manifest.run_id, manifest.job, why
+    )
     record_run(
         lake,
         {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from clusters import this_machine
 from latentlake.storage import Storage
@@ -25,6 +26,14 @@ from pipelines.spec import JobSpec
 from pipelines.tally import Tally, read_records
 
 SUMMARY = {"run_id": "r", "counts": {}, "rows_written": 0, "fingerprints": {}}
+
+
+def leave_ray_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs do their work in this process, without Ray."""
+    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
+    monkeypatch.setattr("pipelines.embed.embed_shards", embed_here)
+    monkeypatch.setattr("pipelines.embed.merge_columns", merge_here)
+    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
 
 
 def embed_here(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, int]]:

@@ -350,7 +350,7 @@ def test_runs_are_described(tmp_path: Path):
         },
     )  # fmt: skip
     assert described()[plan.run_id]["state"] == "interrupted, resumable"
-    discard(lake, plan.manifest(1, 0.0))
+    discard(lake, plan.manifest(1, 0.0), "the table has changed since")
     assert {run["state"] for run in described().values()} == {"discarded", "published"}
 
 

@@ -1,0 +1,25 @@
+"""Lakes of earlier releases, each as its release left it, and what the tests of jobs share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent.parent / "pipelines")]
+
+from release_maker import RELEASES, Release, unpack  # noqa: E402 (the path is set above)
+from run_maker import leave_ray_out  # noqa: E402
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs do their work in this process, without Ray."""
+    leave_ray_out(monkeypatch)
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest, tmp_path: Path) -> Release:
+    """A lake as a release left it, to be written to."""
+    return unpack(request.param, tmp_path)
