@@ -321,7 +321,7 @@ def check_columns(
                 problems.add((key, index, "metric"), problem)
     if modality in modality_names():
         check_steps(modality, steps, problems)
-    metadata = getattr(source, "metadata", [])
+    metadata = source.metadata_names if source is not None else []
     for index, name in enumerate(metadata):
         if name in RESERVED or name in columns or name in counts or name.startswith("_"):
             problems.add(

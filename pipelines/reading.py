@@ -16,7 +16,7 @@ from latentlake.storage import Storage
 from latentlake.stored import stored_type
 from operators.batch import Batch, ReadError, RowError, Waveform, describe, make_batch, object_array, take_rows
 from operators.chain import reject_empty
-from operators.embedders.base import EmbedderConfig, canonical_json
+from operators.embedders.base import EmbedderConfig
 from operators.sniff import sniff
 from pipelines.journal import DIED, Journal
 from pipelines.ledger import open_dataset, sql_string
@@ -25,6 +25,7 @@ from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.sinks.columns import place_rows
 from pipelines.sources.base import Objects
 from pipelines.spec import JobSpec
+from pipelines.values.hashing import canonical_rows
 from pipelines.work import read_work
 
 HASH_BYTES = 16
@@ -82,7 +83,7 @@ class ReadShard:
             batch["error"] = np.full(work.num_rows, f"decode: {fault}", dtype=object)
         status.reads += sum(content is not None and not isinstance(content, Exception) for content in objects.contents)
         status.read_bytes += sum(len(c) for c in objects.contents if isinstance(c, bytes | str))
-        hash_objects(batch, work, objects.metadata, self.spec.source.uri_is_object)
+        hash_objects(batch, work, objects, self.spec.source.uri_is_object)
         batch = self._drop_unchanged(batch, status)
         # Chunks have hashes of their own, which are known only once the object is decoded.
         known = None if fans_out(self.spec) else self._known_vectors(batch["content_hash"].tolist())
@@ -232,16 +233,15 @@ def batch_of(work: pa.Table, objects: Objects) -> Batch:
     return batch
 
 
-def hash_objects(batch: Batch, work: pa.Table, metadata: pa.Table, with_uri: bool) -> None:
-    """Add `content_hash` (of the content alone) and `object_hash` (of all that the object's rows hold) to a batch."""
+def hash_objects(batch: Batch, work: pa.Table, objects: Objects, with_uri: bool) -> None:
+    """Add `content_hash` (of the content alone) and `object_hash` (of all that the source has of the object) to a batch."""
     uris = work["uri"].to_pylist() if with_uri else [None] * work.num_rows
-    rows = metadata.to_pylist() if metadata.num_columns else [{}] * work.num_rows
+    metadata = {name: objects.metadata[name] for name in objects.metadata.column_names}
+    rows = canonical_rows(metadata, work.num_rows) if objects.canonical is None else objects.canonical
     batch["content_hash"] = object_array([digest(content_bytes(content)) for content in batch["content"]])
     batch["object_hash"] = object_array(
         [
-            digest(
-                f"{content_hash}\n{uri}\n{canonical_json({k: None if v is None else str(v) for k, v in row.items()})}".encode()
-            )
+            digest(f"{content_hash}\n{uri}\n".encode() + row)
             for content_hash, uri, row in zip(batch["content_hash"], uris, rows, strict=True)
         ]
     )

@@ -27,7 +27,7 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
     if spec.table.mode == "rebuild":
         return
     stored = columns_of(schema)
-    filled = {"id", "object_id", "content_hash", "object_hash", *getattr(spec.source, "metadata", ())}
+    filled = {"id", "object_id", "content_hash", "object_hash", *spec.source.metadata_names}
     if required := [field.name for field in schema if not field.nullable and field.name not in filled]:
         raise SchemaMismatch(
             f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from obstore.exceptions import BaseError
 from pathspec import GitIgnoreSpec
 from pydantic import Field
@@ -17,12 +19,14 @@ from latentlake.storage import Storage
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, did_you_mean
 from pipelines.sources._bounds import CHANGED, GONE, LINK_OUT, OUTSIDE, is_below, version_of
-from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
+from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, SourceConfig, as_listing, in_groups
 from pipelines.sources.files import Found, check_alive, walk_files
+from pipelines.values.conversions import Values, convert, is_encodable
+from pipelines.values.hashing import canonical_rows
 
-MISFITS = (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError)  # raised for a value that no type takes
 # Raised by `fetch` of a file that cannot be read, and of bytes that are not those of the version that was listed.
 UNFIT = (OSError, ValueError, LookupError, AttributeError, StopIteration, RecursionError, SourceError, csv.Error, pa.ArrowException, BaseError)  # fmt: skip
+SAMPLE_FILES = 8  # of which the types of columns are told
 MERGE_GAP_BYTES = 1 << 20  # two records nearer than this are fetched in one request,
 REQUEST_BYTES = 16 << 20  # which is no longer than this unless one record is
 
@@ -37,6 +41,17 @@ class Record:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What was fetched of a file: the contents (an exception where there is none to be had), and the metadata columns as they are there.
+
+    A column is an Arrow array, or a list of values of JSON; text is one of them.
+    """
+
+    contents: Sequence[Any]
+    metadata: Mapping[str, Values]
+
+
 class TableSource(SourceConfig):
     """Rows of every file below `uri` (a file, or a folder whose files match `include`)."""
 
@@ -44,13 +59,13 @@ class TableSource(SourceConfig):
 
     id: str
     content: str
-    metadata: list[str] = Field(default_factory=list)
+    metadata: list[Column] = Field(default_factory=list)
     include: list[str] = Field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
         """Columns to read of a row: the content, then the metadata."""
-        return [self.content, *self.metadata]
+        return list(dict.fromkeys([self.content, *self.metadata_names]))
 
     @abstractmethod
     def scan(self, storage: Storage, uri: str) -> Iterator[Record]:
@@ -59,8 +74,8 @@ class TableSource(SourceConfig):
     @abstractmethod
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
-    ) -> dict[str, list[Any]]:
-        """Values of `columns` of the rows at `positions`, which ascend, of a file at one version.
+    ) -> Rows:
+        """The rows at `positions`, which ascend, of a file at one version.
 
         What is kept of the file for later calls is kept by its version, until `forget`.
         """
@@ -69,12 +84,8 @@ class TableSource(SourceConfig):
         """Drop what `fetch` has kept, for it may be of another version than it is kept by."""
 
     @abstractmethod
-    def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
-        """Types of the metadata columns, from one file."""
-
-    def convert(self, values: list[Any], field: pa.Field) -> pa.Array:
-        """Values as an array of the field's type. Raises pyarrow's errors where one does not fit."""
-        return pa.array(values, type=field.type)
+    def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
+        """Types of the metadata columns, from some of the files; None where these say nothing of it."""
 
     def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:
         """Stream the listing; a file that has not changed is not opened."""
@@ -97,7 +108,9 @@ class TableSource(SourceConfig):
         versions = entries["version"].to_pylist()
         positions, sizes = entries["position"].to_pylist(), entries["size"].to_pylist()
         contents: list[Any] = [RowError(error) if error else None for error in errors]
-        values: dict[str, list[Any]] = {name: [None] * len(uris) for name in self.metadata}
+        canonical = [b""] * len(uris)
+        arrays = {field.name: [pa.nulls(1, field.type)] for field in fields}  # where nothing is read, the first value
+        place, next_place = np.zeros(len(uris), dtype=np.int64), 1
         storage = self.storage
         files: dict[tuple[str, str | None], list[int]] = {}
         for row in range(len(uris)):
@@ -111,23 +124,32 @@ class TableSource(SourceConfig):
                 for row in rows:
                     contents[row] = fetched
                 continue
+            faults: dict[int, str] = {}
+            for field in fields:
+                values, misfits = convert(fetched.metadata[field.name], field, field.name in self.stated_types)
+                arrays[field.name].append(values)
+                faults = misfits | faults
+            states = canonical_rows(fetched.metadata, len(rows))
             for at, row in enumerate(rows):
-                contents[row] = fetched[self.content][at]
-                for name in self.metadata:
-                    values[name][row] = fetched[name][at]
-        arrays = [self._array(values[field.name], field, contents) for field in fields]
-        return Objects(contents, pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+                contents[row] = RowError(faults[at]) if at in faults else fetched.contents[at]
+                canonical[row] = states[at]
+            place[rows] = np.arange(next_place, next_place + len(rows))
+            next_place += len(rows)
+        found = [pa.concat_arrays(arrays[field.name]).take(pa.array(place)) for field in fields]
+        return Objects(contents, pa.Table.from_arrays(found, schema=pa.schema(fields)), canonical)
 
     def metadata_fields(self, listing: Iterator[pa.Table]) -> list[pa.Field]:
-        """Types of the metadata columns, from the first file that was listed."""
-        uri = next((piece["uri"][0].as_py() for piece in listing if piece.num_rows), None)
-        if uri is None or not self.metadata:
+        """The metadata columns: of the type that the job states, else of one that suits the first file, the last, and some between."""
+        if not self.metadata:
             return []
-        return self.infer_fields(self.storage, uri)
+        uris = sample_files(listing)
+        found = self.infer_types(self.storage, uris) if uris else {}
+        types = {name: found.get(name) or pa.string() for name in self.metadata_names}
+        return [pa.field(name, kind) for name, kind in (types | self.stated_types).items()] if uris else []
 
     def _fetch_unchanged(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
-    ) -> dict[str, list[Any]] | Exception:
+    ) -> Rows | Exception:
         """See `fetch`; or why the file's rows cannot be had: it is gone, or not the one that was listed.
 
         Positions mean other rows in another version, so the version is looked up before and after.
@@ -140,7 +162,7 @@ class TableSource(SourceConfig):
             elif version_of(storage, uri) != version:
                 return ReadError(CHANGED)
             try:
-                fetched: dict[str, list[Any]] | Exception = self.fetch(storage, uri, version, positions, sizes)
+                fetched: Rows | Exception = self.fetch(storage, uri, version, positions, sizes)
             except UNFIT as failure:
                 check_alive(storage, failure)
                 fetched = failure
@@ -178,18 +200,25 @@ class TableSource(SourceConfig):
             "error": error,
         }
 
-    def _array(self, values: list[Any], field: pa.Field, contents: list[Any]) -> pa.Array:
-        """Values as an array of the field's type; a row whose value does not fit gets an error instead of a content."""
-        try:
-            return self.convert(values, field)
-        except MISFITS:
-            for row, value in enumerate(values):
-                try:
-                    self.convert([value], field)
-                except MISFITS:
-                    contents[row] = RowError(f"metadata column '{field.name}': {value!r} is not {field.type}")
-                    values[row] = None
-            return self.convert(values, field)
+
+def sample_files(listing: Iterator[pa.Table]) -> list[str]:
+    """Addresses of some files of a listing: the first, the last, and others at even distances, `SAMPLE_FILES` at most.
+
+    Entries of one file stand together.
+    """
+    kept: list[str] = []
+    seen, step, latest = 0, 1, None
+    for piece in listing:
+        for uri in pc.unique(piece["uri"].filter(pc.is_null(piece["error"]))).to_pylist():
+            if uri == latest:
+                continue
+            if seen % step == 0:
+                kept.append(uri)
+            if len(kept) == 2 * SAMPLE_FILES:
+                kept, step = kept[::2], 2 * step
+            seen, latest = seen + 1, uri
+    chosen = [kept[at * (len(kept) - 1) // (SAMPLE_FILES - 2)] for at in range(SAMPLE_FILES - 1)] if kept else []
+    return list(dict.fromkeys([*chosen, *([latest] if latest is not None else [])]))
 
 
 def fault_of(name: str, column: str) -> str | None:
@@ -197,15 +226,6 @@ def fault_of(name: str, column: str) -> str | None:
     if not name:
         return f"no value in the id column '{column}'"
     return None if name.isascii() or is_encodable(name) else f"no text in the id column '{column}': a lone surrogate"
-
-
-def is_encodable(text: str) -> bool:
-    """Whether a text can be stored; one with a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def check_columns(uri: str, wanted: Sequence[str], present: Sequence[str]) -> None:

@@ -16,12 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from latentlake.storage import Storage, open_storage
+from operators.errors import SpecError
+from pipelines.values.types import parse_type
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -59,6 +61,35 @@ class Objects:
 
     contents: Sequence[bytes | str | Exception | None]
     metadata: pa.Table  # one row an object; no columns where the source has none
+    # The metadata as it is in the source (`pipelines.values.hashing`), by which a change of it is told; None: as in `metadata`.
+    canonical: Sequence[bytes] | None = None
+
+
+class StatedColumn(BaseModel):
+    """A metadata column whose type the job states, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    type: str
+
+
+def read_column(entry: Any) -> Any:
+    """An entry of `metadata`: a name, or `{column: NAME, type: TYPE}`. Raises `ValueError`."""
+    if isinstance(entry, str | StatedColumn):
+        return entry
+    if not isinstance(entry, dict) or set(entry) != {"column", "type"}:
+        raise ValueError("give a column's name, or {column: NAME, type: TYPE}")
+    if not all(isinstance(value, str) for value in entry.values()):
+        raise ValueError("`column` and `type` are names; put quotes around what is a number")
+    try:
+        parse_type(entry["type"])
+    except SpecError as failure:
+        raise ValueError(str(failure).removesuffix(".")) from failure
+    return StatedColumn(**entry)
+
+
+Column = Annotated[str | StatedColumn, BeforeValidator(read_column)]
 
 
 class SourceConfig(BaseModel, ABC):
@@ -68,6 +99,8 @@ class SourceConfig(BaseModel, ABC):
 
     # Whether a row's `uri` is the object's own address, to be kept in the table; else it is only where it was found.
     uri_is_object: ClassVar[bool] = False
+    # Whether its files declare the types of their columns, so that a misfit shows before any value is read.
+    declares_types: ClassVar[bool] = False
 
     kind: str
     uri: str
@@ -77,6 +110,17 @@ class SourceConfig(BaseModel, ABC):
     def storage(self) -> Storage:
         """The place that `uri` names."""
         return open_storage(self.uri, self.storage_options)
+
+    @property
+    def metadata_names(self) -> list[str]:
+        """Names of the metadata columns, of a source that has a field `metadata`."""
+        return [entry if isinstance(entry, str) else entry.column for entry in getattr(self, "metadata", ())]
+
+    @property
+    def stated_types(self) -> dict[str, pa.DataType]:
+        """Types of the metadata columns that the job states."""
+        entries = getattr(self, "metadata", ())
+        return {entry.column: parse_type(entry.type) for entry in entries if isinstance(entry, StatedColumn)}
 
     @abstractmethod
     def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:

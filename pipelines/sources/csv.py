@@ -13,10 +13,10 @@ from pydantic import Field
 
 from latentlake.storage import Storage
 from operators.errors import SourceError
-from pipelines.sources._tables import Record, TableSource, check_columns, fetch_ranges
+from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
+from pipelines.values.inference import infer_texts
 
 SAMPLE_BYTES = 1 << 20
-TYPES = (pa.int64(), pa.bool_(), pa.date32(), pa.timestamp("us"), pa.float64())  # of metadata, the first that fits
 csv.field_size_limit(1 << 30)  # the default of 128 KiB refuses long documents
 
 
@@ -50,34 +50,35 @@ class Source(TableSource):
 
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
-    ) -> dict[str, list[Any]]:
+    ) -> Rows:
         """Records at byte offsets."""
         header = read_header(storage, uri, version, self.delimiter)
         places = [header.index(name) for name in self.columns]
         texts = (block.decode("utf-8") for block in fetch_ranges(storage, uri, positions, sizes))
         records = [next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)) for text in texts]
-        return {name: [record[at] for record in records] for name, at in zip(self.columns, places, strict=True)}
+        column = {name: [record[at] for record in records] for name, at in zip(self.columns, places, strict=True)}
+        return Rows(
+            column[self.content], {name: [text or None for text in column[name]] for name in self.metadata_names}
+        )
 
     def forget(self) -> None:
         """Drop the headers that were kept."""
         read_header.cache_clear()
 
-    def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
-        """Types that fit the records of the first megabyte."""
-        rows = []
-        with storage.fs.open(storage.path_of(uri), "rb") as file:
-            lines = CountedLines(file)
-            reader = csv.reader(lines, delimiter=self.delimiter)
-            header = next_header(reader, uri)
-            while lines.consumed < SAMPLE_BYTES and (record := next_record(reader)) is not None:
-                if not isinstance(record, csv.Error) and len(record) == len(header):
-                    rows.append(record)
-        columns = {name: [row[header.index(name)] for row in rows] for name in self.metadata}
-        return [pa.field(name, type_of(values)) for name, values in columns.items()]
-
-    def convert(self, values: list[Any], field: pa.Field) -> pa.Array:
-        """Text fields as the field's type; empty ones are null."""
-        return pa.array([value or None for value in values], type=pa.string()).cast(field.type)
+    def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
+        """Types that fit the records of each file's first megabyte."""
+        columns: dict[str, list[str]] = {name: [] for name in self.metadata_names}
+        for uri in uris:
+            with storage.fs.open(storage.path_of(uri), "rb") as file:
+                lines = CountedLines(file)
+                reader = csv.reader(lines, delimiter=self.delimiter)
+                header = next_header(reader, uri)
+                check_columns(uri, self.metadata_names, header)
+                while lines.consumed < SAMPLE_BYTES and (record := next_record(reader)) is not None:
+                    if not isinstance(record, csv.Error) and len(record) == len(header):
+                        for name, texts in columns.items():
+                            texts.append(record[header.index(name)])
+        return {name: infer_texts(texts) for name, texts in columns.items()}
 
 
 class CountedLines:
@@ -120,15 +121,3 @@ def next_record(reader: Iterator[list[str]]) -> list[str] | csv.Error | None:
         return next(reader, None)
     except csv.Error as failure:
         return failure
-
-
-def type_of(texts: Sequence[str]) -> pa.DataType:
-    """The first of `TYPES` that fits all texts that are not empty, else string."""
-    known = pa.array([text for text in texts if text], pa.string())
-    for kind in TYPES if len(known) else ():
-        try:
-            known.cast(kind)
-        except pa.ArrowException:
-            continue
-        return kind
-    return pa.string()

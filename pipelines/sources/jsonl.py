@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from latentlake.storage import Storage
-from pipelines.sources._tables import MISFITS, Record, TableSource, check_columns, fetch_ranges
+from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
+from pipelines.values.conversions import ABSENT
+from pipelines.values.inference import infer
 
 SAMPLE_LINES = 1000
 
@@ -44,23 +46,29 @@ class Source(TableSource):
 
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
-    ) -> dict[str, list[Any]]:
+    ) -> Rows:
         """Lines at byte offsets."""
         rows = [json.loads(line) for line in fetch_ranges(storage, uri, positions, sizes)]
-        return {name: [row.get(name) for row in rows] for name in self.columns}
+        columns = {name: [row.get(name, ABSENT) for row in rows] for name in self.metadata_names}
+        return Rows([row.get(self.content) for row in rows], columns)
 
-    def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
-        """Types that fit the first lines; a column that is empty there is a string."""
-        rows = []
-        for record in islice(read_lines(storage, uri), SAMPLE_LINES):
-            try:
-                rows.append(json.loads(record[1]))
-            except (ValueError, RecursionError):
-                continue
-        rows = [row for row in rows if isinstance(row, dict)]
-        if rows:
-            check_columns(uri, self.metadata, sorted({name for row in rows for name in row}))
-        return [pa.field(name, type_of([row.get(name) for row in rows])) for name in self.metadata]
+    def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
+        """Types that fit the first lines of each file."""
+        columns: dict[str, list[Any]] = {name: [] for name in self.metadata_names}
+        present: dict[str, None] = {}
+        for uri in uris:
+            for _, line in islice(read_lines(storage, uri), SAMPLE_LINES):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(row, dict):
+                    present |= dict.fromkeys(row)
+                    for name, values in columns.items():
+                        values.append(row.get(name, ABSENT))
+        if present:
+            check_columns(uris[0], self.metadata_names, list(present))
+        return {name: infer(values) for name, values in columns.items()}
 
 
 def read_lines(storage: Storage, uri: str) -> Iterator[tuple[int, bytes]]:
@@ -71,15 +79,3 @@ def read_lines(storage: Storage, uri: str) -> Iterator[tuple[int, bytes]]:
             if line.strip():
                 yield position, line
             position += len(line)
-
-
-def type_of(values: Sequence[Any]) -> pa.DataType:
-    """The type that fits all values, else that of the first; string where all are null."""
-    known = [value for value in values if value is not None]
-    for sample in (known, known[:1]):
-        try:
-            kind = pa.array(sample).type
-        except MISFITS:
-            continue
-        return pa.string() if pa.types.is_null(kind) else kind
-    return pa.string()

@@ -12,17 +12,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latentlake.storage import Storage
-from pipelines.sources._tables import Record, TableSource, check_columns
+from operators.batch import RowError
+from pipelines.sources._tables import Record, Rows, TableSource, check_columns
+from pipelines.values.arrays import nulls_of, valid_texts
+from pipelines.values.inference import widest
+from pipelines.values.types import is_text, plain, plain_type
 
 WINDOW_BYTES = 16 << 20  # of a row group that are decoded at once,
 WINDOW_ROWS = 4096  # and no more rows than these
 BUFFER_BYTES = 4 << 20  # of a column of a row group that are fetched at once
+NOT_UTF8 = RowError("not text: the file says UTF-8, and it is not")
 
 
 class Source(TableSource):
     """Rows of Parquet files; the content column holds strings or bytes."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+
+    declares_types: ClassVar[bool] = True
 
     kind: Literal["parquet"] = "parquet"
 
@@ -43,12 +50,12 @@ class Source(TableSource):
 
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
-    ) -> dict[str, list[Any]]:
+    ) -> Rows:
         """Rows out of the row groups they lie in; the last group is kept open, for the next shard often goes on in it."""
         described = read_metadata(storage, uri, version)
         starts = group_starts(described)
         groups = np.searchsorted(starts, positions, side="right") - 1
-        columns = tuple(dict.fromkeys(self.columns))
+        columns = tuple(self.columns)
         tables = []
         for group in dict.fromkeys(groups.tolist()):
             rows = [p - int(starts[group]) for p, g in zip(positions, groups, strict=True) if g == group]
@@ -59,24 +66,33 @@ class Source(TableSource):
                 cursor = GroupCursor(storage, uri, described, group, columns)
             tables += cursor.take(rows)
             OPEN_GROUPS[key] = cursor
-        found = pa.concat_tables(tables) if tables else pa.table({name: [] for name in self.columns})
-        return {name: found[name].to_pylist() for name in self.columns}
+        found = pa.concat_tables(tables)
+        return Rows(contents_of(found[self.content]), {name: found[name] for name in self.metadata_names})
 
     def forget(self) -> None:
         """Drop footers and the open row group."""
         read_metadata.cache_clear()
         OPEN_GROUPS.clear()
 
-    def infer_fields(self, storage: Storage, uri: str) -> list[pa.Field]:
-        """Types as the file declares them; dictionaries are decoded."""
-        with storage.fs.open(storage.path_of(uri), "rb") as file:
-            schema = pq.read_schema(file)
-        return [pa.field(name, plain_type(schema.field(name).type)) for name in self.metadata]
+    def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
+        """Types that the files declare, in the layout that a table has; a column of the null type says nothing."""
+        columns: dict[str, list[pa.DataType]] = {name: [] for name in self.metadata_names}
+        for uri in uris:
+            with storage.fs.open(storage.path_of(uri), "rb") as file:
+                schema = pq.read_schema(file)
+            for name, types in columns.items():
+                types.append(plain_type(schema.field(name).type))
+        return {name: widest(name, types) for name, types in columns.items()}
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a dictionary's values; every other type as it is."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def contents_of(column: pa.ChunkedArray) -> list[Any]:
+    """Texts or bytes; an exception in place of a text that is not UTF-8."""
+    array = plain(column)
+    if not is_text(array.type):
+        return array.to_pylist()
+    texts = valid_texts(array)
+    broken = nulls_of(texts) & ~nulls_of(array)
+    return [NOT_UTF8 if bad else text for text, bad in zip(texts.to_pylist(), broken, strict=True)]
 
 
 def group_bytes(parquet: pq.ParquetFile, group: int, column: str) -> int:

@@ -117,7 +117,7 @@ ONE_MISTAKE = [
     (changed("publish", None), "publish: must be a mapping of keys to values, not NoneType."),
     (changed("embed.1.pool", [1]), "embed[1].pool: must be a mapping of keys to values, not list."),
     (changed("source.metadata", "title"), "source.metadata: Input should be a valid list (got 'title')."),
-    (changed("source.metadata.0", 5), "source.metadata[0]: Input should be a valid string (got 5)."),
+    (changed("source.metadata.0", 5), "source.metadata[0]: give a column's name, or {column: NAME, type: TYPE} (got 5)."),
     (changed("table.prune", "perhaps"), "table.prune: "),
     (changed("name", 3), "name: 3 is no name"),
     (changed("name", "a b"), "name: 'a b' is no name"),
