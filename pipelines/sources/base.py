@@ -101,6 +101,8 @@ class SourceConfig(BaseModel, ABC):
     uri_is_object: ClassVar[bool] = False
     # Whether its files declare the types of their columns, so that a misfit shows before any value is read.
     declares_types: ClassVar[bool] = False
+    # Fields that are younger than tables of the kind: they stand in the identity where they are not their default.
+    younger_fields: ClassVar[frozenset[str]] = frozenset()
 
     kind: str
     uri: str
@@ -139,4 +141,10 @@ class SourceConfig(BaseModel, ABC):
 
     def identity(self) -> dict[str, Any]:
         """What of this source decides which contents an object has; where it lies does not."""
-        return self.model_dump(mode="json", exclude={"uri", "storage_options"})
+        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
+        young = type(self).younger_fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in young or getattr(self, name) != type(self).model_fields[name].default
+        }
