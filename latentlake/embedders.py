@@ -15,11 +15,12 @@ from latentlake.query import encode_image
 from operators.batch import Batch, RowError, Waveform, make_batch, object_array
 from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
+from operators.decode.audio import is_sound
 from operators.embedders import config_class, family_names
 from operators.embedders.base import EmbedderConfig, Role
 from operators.errors import SpecError, UnknownName, unknown_name
 from operators.presets import find_preset, preset_names
-from operators.sniff import sniff
+from operators.sniff import UNKNOWN, sniff
 
 Metric = Literal["cosine", "euclidean"]
 # What people call the families; the libraries of several modalities have a family for each.
@@ -305,8 +306,12 @@ def modality_of(value: Any) -> str | None:
 
 
 def modality_of_file(path: Path) -> str:
-    """Modality of a file, by its first bytes."""
-    kind = sniff(read_file(path)).partition("/")[0]
+    """Modality of a file, by its first bytes; what these do not tell is sound where ffmpeg can open it."""
+    content = read_file(path)
+    found = sniff(content)
+    kind = found.partition("/")[0]
+    if found == UNKNOWN and is_sound(content):
+        return "audio"
     return kind if kind in ("image", "audio") else "audio" if kind == "video" else "text"
 
 

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import codecs
 
+from operators.decode.audio import form_of_head
+
 SNIFF_BYTES = 4096
 EMPTY = "inode/x-empty"
 TEXT = "text/plain"
 UNKNOWN = "application/octet-stream"
+OGG = "application/ogg"  # which may hold a film, and holds a sound nearly always
+
+# What `operators.decode.audio` tells by a signature that puremagic does not know.
+SOUNDS = {
+    "WAV": "audio/wav",
+    "AIFF": "audio/aiff",
+    "FLAC": "audio/flac",
+    "OGG": "audio/ogg",
+    "MP3": "audio/mpeg",
+    "AAC": "audio/aac",
+    "MP4": "video/mp4",
+    "MATROSKA": "video/x-matroska",
+    "AVI": "video/x-msvideo",
+}
 
 
 def sniff(content: bytes | str | None) -> str:
@@ -36,10 +52,11 @@ def is_utf8(head: bytes, *, whole: bool) -> bool:
 
 
 def signature(head: bytes) -> str:
-    """MIME type by puremagic's table of signatures."""
+    """MIME type by puremagic's table of signatures; of sounds that it does not know, by those that are decoded."""
     import puremagic
 
     try:
-        return puremagic.from_string(head, mime=True) or UNKNOWN
+        found = puremagic.from_string(head, mime=True) or UNKNOWN
     except (puremagic.PureError, ValueError):
-        return UNKNOWN
+        found = UNKNOWN
+    return SOUNDS.get(form_of_head(head[:12]) or "", found) if found in (UNKNOWN, OGG) else found

@@ -1,8 +1,8 @@
 """Bytes to a mono waveform at the rate that it was recorded at.
 
-Formats are a closed list with signatures, and each is read by its own demuxer: ffmpeg left to guess would also take
-playlists, which name other files. libsndfile reads WAV, AIFF, FLAC and Ogg, PyAV (ffmpeg) the rest, MP3 too: libsndfile
-would stop where it guesses the end of one that does not tell its length.
+libsndfile reads WAV, AIFF, FLAC and Ogg, ffmpeg the rest, MP3 too: libsndfile would stop where it guesses the end of one
+that does not tell its length. Where a signature says nothing, or its reader fails, ffmpeg tells the format by itself:
+whatever it decodes is sound.
 """
 
 from __future__ import annotations
@@ -11,25 +11,33 @@ import importlib.util
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from operators.batch import Batch, RowError, Waveform, map_rows
+from operators.decode._ffmpeg import (
+    CUT_SECONDS,
+    Clock,
+    clock_of,
+    decode_blocks,
+    length_of,
+    name_of,
+    open_container,
+    tells_length,
+)
 from operators.errors import MissingExtra
+from operators.limits import MAX_SAMPLES, MAX_SECONDS
 
 COLUMN = "audio"
 VERSION = 1
 LIBRARIES = ("av", "pyloudnorm", "soundfile", "soxr")  # of the extra, those of the operators on sound too
 
-MAX_SECONDS = 6 * 3600
-MAX_SAMPLES = 2**28  # 1 GiB as float32: 1.7 hours at 44.1 kHz, 4.6 at 16 kHz
 RATES = (1_000, 768_000)
 BLOCK = 2**20  # samples, of all channels, that are decoded at once
-CUT_SECONDS = 0.1  # what encoders' padding may make of a length; a sound that lacks more of it was cut off
+GROWTH = 2**22  # samples by which a sound grows that does not tell its length
 SKEWED_BYTES = 64  # by how much writers are wrong about a file's size
 STREAMED = 0x7FFF0000  # a size from here on stands for one that the writer did not know
 FIRST_PAGE, LAST_PAGE = b"OggS\0\2", 4  # how the first page of an Ogg stream begins; a flag of the last
@@ -44,18 +52,35 @@ DEMUXERS = {
     "AAC": "aac",
     "MP4": "mov",
     "MATROSKA": "matroska",
+    "AVI": "avi",
 }
+UNKNOWN = "sound"
 SNDFILE = ("WAV", "AIFF", "FLAC", "OGG")
+
+
+class FinalError(RowError):
+    """A reject that no other reader may answer: the sound was cut off, or is too long."""
+
+
+class NotOpenedError(RowError):
+    """Ffmpeg does not know what it is either."""
 
 
 @dataclass(frozen=True)
 class Stream:
     """An open sound: its rate, its length, and its blocks, float32 (channels, n)."""
 
+    form: str  # how errors name its format
     rate: int
     samples: int  # 0: its header does not tell
     guessed: bool  # from the size of the file
     blocks: Iterable[np.ndarray]
+    clock: Clock | None = None  # the container's, which goes along with the blocks; libsndfile has none
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the container's clock says that the sound has been read to its end."""
+        return self.clock is not None and self.clock.is_at_end
 
 
 def decode(batch: Batch) -> Batch:
@@ -77,36 +102,79 @@ def decode_content(content: Any) -> Waveform:
         raise RowError("empty")
     if isinstance(content, str):
         raise RowError("not audio: text")
-    content = bytes(content)
-    form = format_of(content)
-    check_whole(content, form)
-    with open_sound(content, form) as stream:
-        waveform = Waveform(mix(stream, form), stream.rate)
-    if not np.isfinite(waveform.samples).all():
-        raise RowError(f"{form} with samples that are not finite")
-    return waveform
+    content, form = bytes(content), None
+    try:
+        form, begun = format_of(content)
+        check_whole(begun, form)
+        return read_sound(open_sound(begun, form))
+    except FinalError:
+        raise
+    except RowError as failure:
+        tried = None if form is None or form in SNDFILE else DEMUXERS[form]
+        try:
+            return read_sound(open_by_content(content, tried))
+        except NotOpenedError:
+            raise failure from None
+        except RowError as second:
+            raise second if form is None or isinstance(second, FinalError) else failure from None
+
+
+def read_sound(opened: AbstractContextManager[Stream]) -> Waveform:
+    """All of a sound that is to be opened. Raises `RowError`."""
+    with opened as stream:
+        samples, finite = mix(stream)
+    if not finite:
+        raise FinalError(f"{stream.form} with samples that are not finite")
+    return Waveform(samples, stream.rate)
 
 
 def decoded_bytes(content: Any) -> int:
     """About how much memory a decoded object takes, told from its header; 0 for what is no sound."""
     try:
-        content = bytes(content)
-        with open_sound(content, format_of(content)) as stream:
+        form, content = format_of(bytes(content))
+        with open_sound(content, form) as stream:
             return 4 * stream.samples
     except Exception:  # whatever is wrong with it, `decode` says so
         return 0
 
 
-def format_of(content: bytes) -> str:
-    """The format by its signature, one of `DEMUXERS`. Raises `RowError` for any other."""
-    head = content[:12]
+def is_sound(content: bytes) -> bool:
+    """Whether ffmpeg opens a content as sound, whatever its signature; False where PyAV is not installed."""
+    if importlib.util.find_spec("av") is None:
+        return False
+    try:
+        with open_by_content(content, None):
+            return True
+    except RowError:
+        return False
+
+
+def format_of(content: bytes) -> tuple[str, bytes]:
+    """The format by its signature, one of `DEMUXERS`, and the content that begins with it.
+
+    A tag (ID3) may stand before any of them; ffmpeg's own demuxers of bare frames take it along. Raises `RowError` for
+    any other content.
+    """
+    start = skip_tags(content)
+    form = form_of_head(content[start : start + 12])
+    if form is None and start:
+        return "MP3", content
+    if form is None:
+        raise RowError(f"not audio in a known format, {len(content)} bytes")
+    return form, content if form in ("MP3", "AAC") else content[start:]
+
+
+def form_of_head(head: bytes) -> str | None:
+    """The format whose signature the first bytes of a file are; None for any other."""
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return "WAV"
+    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        return "AVI"
     if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
         return "AIFF"
     if head[4:8] == b"ftyp":
         return "MP4"
-    for mark, form in ((b"fLaC", "FLAC"), (b"OggS", "OGG"), (b"ID3", "MP3"), (b"\x1a\x45\xdf\xa3", "MATROSKA")):
+    for mark, form in ((b"fLaC", "FLAC"), (b"OggS", "OGG"), (b"\x1a\x45\xdf\xa3", "MATROSKA")):
         if head.startswith(mark):
             return form
     if len(head) > 1 and head[0] == 0xFF:  # a frame of MPEG audio: 11 set bits, version, layer
@@ -114,50 +182,90 @@ def format_of(content: bytes) -> str:
             return "MP3"
         if head[1] & 0xF6 == 0xF0:
             return "AAC"
-    raise RowError(f"not audio in a known format, {len(content)} bytes")
+    return None
+
+
+def skip_tags(content: bytes) -> int:
+    """Where the tags (ID3, version 2) that a file begins with end. https://id3.org/id3v2.4.0-structure"""
+    start = 0
+    while content[start : start + 3] == b"ID3" and len(content) >= start + 10:
+        size = content[start + 6 : start + 10]
+        start += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(size, (21, 14, 7, 0), strict=True))
+    return start
 
 
 def check_whole(content: bytes, form: str) -> None:
-    """Raise `RowError` for a file that was cut off where libsndfile would take what is left for all."""
-    if form in ("WAV", "AIFF") and len(content) >= 28:
+    """Raise `FinalError` for a file that was cut off where libsndfile would take what is left for all."""
+    if form in ("WAV", "AVI", "AIFF") and len(content) >= 28:
         if content.startswith(b"RF64"):
             (told,) = struct.unpack_from("<Q", content, 20)
         else:
-            (told,) = struct.unpack_from("<I" if form == "WAV" else ">I", content, 4)
+            (told,) = struct.unpack_from(">I" if form == "AIFF" else "<I", content, 4)
             told = 0 if told >= STREAMED else told
-        if told + 8 > len(content) + SKEWED_BYTES:
-            raise RowError(f"truncated {form}: {len(content)} of {told + 8} bytes")
+        if told + 8 > len(content) + SKEWED_BYTES and not samples_are_whole(content, form):
+            raise FinalError(f"truncated {form}: {len(content)} of {told + 8} bytes")
     if form == "OGG":
         page = content.rfind(b"OggS")  # header of 27 bytes: its last one counts the segments, whose lengths follow
         lengths = content[page + 27 : page + 27 + content[page + 26]] if page + 26 < len(content) else b""
         if not lengths or not content[page + 5] & LAST_PAGE or page + 27 + len(lengths) + sum(lengths) > len(content):
-            raise RowError("truncated OGG: its last page is missing, or not whole")
+            raise FinalError("truncated OGG: its last page is missing, or not whole")
+
+
+def samples_are_whole(content: bytes, form: str) -> bool:
+    """Whether the chunk of a WAV or AIFF that holds the samples ends within the file, whatever the file's own size says."""
+    mark, size = (b"SSND", ">I") if form == "AIFF" else (b"data", "<I")
+    at = 12
+    while at + 8 <= len(content):
+        (length,) = struct.unpack_from(size, content, at + 4)
+        if content[at : at + 4] == mark:
+            return 0 < length <= len(content) - at - 8
+        at += 8 + length + length % 2
+    return False
 
 
 @contextmanager
 def open_sound(content: bytes, form: str) -> Iterator[Stream]:
     """Open without decoding samples. Raises `RowError` where neither library can; within, too, where decoding fails."""
-    import av
     import soundfile
 
     file = None
     if reads_whole(content, form):
         with suppress(soundfile.SoundFileError):  # WAV with an unusual codec, say, which ffmpeg may read
             file = soundfile.SoundFile(io.BytesIO(content))
+    if file is None:
+        with open_stream(content, form, DEMUXERS[form]) as stream:
+            yield stream
+        return
     try:
-        if file is not None:
-            with file:
-                yield Stream(file.samplerate, file.frames, False, read_blocks(file))
-        else:
-            with av.open(io.BytesIO(content), format=DEMUXERS[form]) as container:
-                if not container.streams.audio:
-                    raise RowError(f"{form} without sound")
-                sound = container.streams.audio[0]
-                told = mp3_samples(content) if form == "MP3" else 0
-                guessed = form in ("AAC", "MP3") and not told
-                yield Stream(sound.rate, told or length_of(container), guessed, decode_blocks(container))
-    except (soundfile.SoundFileError, av.error.FFmpegError) as failure:
-        raise RowError(f"broken {form}: {getattr(failure, 'strerror', None) or failure}") from failure
+        with file:
+            yield Stream(form, file.samplerate, file.frames, False, read_blocks(file))
+    except soundfile.SoundFileError as failure:
+        raise RowError(f"broken {form}: {failure}") from failure
+
+
+def open_by_content(content: bytes, tried: str | None) -> AbstractContextManager[Stream]:
+    """Like `open_sound`, in whichever of its formats ffmpeg takes the content for, but for the one that was `tried`."""
+    return open_stream(content, UNKNOWN, None, tried)
+
+
+@contextmanager
+def open_stream(content: bytes, form: str, demuxer: str | None, tried: str | None = None) -> Iterator[Stream]:
+    """Open with ffmpeg; without a `demuxer` it tells the format by the content. Raises `RowError` as `open_sound` does."""
+    import av
+
+    try:
+        with open_container(content, form, demuxer) as container:
+            if tried in container.format.name.split(","):
+                raise NotOpenedError(f"broken {form}")
+            told, clock = mp3_samples(content) if form == "MP3" else 0, clock_of(container)
+            guessed = not told and not tells_length(container)
+            form = form if demuxer else name_of(container)
+            rate = container.streams.audio[0].rate
+            blocks = decode_blocks(container, clock)
+            yield Stream(form, rate, told or length_of(container), guessed, blocks, clock)
+    except av.error.FFmpegError as failure:
+        kind = NotOpenedError if form == UNKNOWN else RowError
+        raise kind(f"broken {form}: {getattr(failure, 'strerror', None) or failure}") from failure
 
 
 def reads_whole(content: bytes, form: str) -> bool:
@@ -178,9 +286,7 @@ def mp3_samples(content: bytes) -> int:
 
     http://gabriel.mp3-tech.org/mp3infotag.html. Less three frames, which are the most that pad the sound's ends.
     """
-    start = 0
-    if content.startswith(b"ID3") and len(content) >= 10:
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
+    start = skip_tags(content)
     first = content[start : start + 256]
     found = max(first.find(b"Xing"), first.find(b"Info"))
     if found < 0 or found + 12 > len(first) or not first[found + 7] & 1:
@@ -195,54 +301,46 @@ def read_blocks(file: Any) -> Iterator[np.ndarray]:
         yield block.T
 
 
-def length_of(container: Any) -> int:
-    """Samples of the first sound of an open container of PyAV; 0 where it does not tell."""
+def mix(stream: Stream) -> tuple[np.ndarray, bool]:
+    """All blocks of a stream, mixed to one channel, float32 (n,), and whether all are finite.
+
+    Raises `RowError` for what cannot be decoded, for a bomb and for a cut-off sound.
+    """
     import av
 
-    sound = container.streams.audio[0]
-    if sound.duration is not None:
-        return int(sound.duration * sound.time_base * sound.rate)
-    if container.duration is not None and len(container.streams) == 1:
-        return int(container.duration * sound.rate / av.time_base)
-    return 0
-
-
-def decode_blocks(container: Any) -> Iterator[np.ndarray]:
-    """The first sound of an open container of PyAV, as blocks float32 (channels, n)."""
-    import av
-
-    planar = av.AudioResampler(format="fltp")
-    for frame in chain(container.decode(container.streams.audio[0]), [None]):  # None: what it still holds
-        yield from (made.to_ndarray() for made in planar.resample(frame))
-
-
-def mix(stream: Stream, form: str) -> np.ndarray:
-    """All blocks of a stream, mixed to one channel, float32 (n,). Raises `RowError` for a bomb and for a cut-off sound."""
-    import av
-
-    if not RATES[0] <= stream.rate <= RATES[1]:
-        raise RowError(f"{form} with a rate of {stream.rate} Hz, not of {RATES[0]} to {RATES[1]}")
-    check_length(0 if stream.guessed else stream.samples, stream.rate)
-    parts, count = [], 0
-    enough = 0 if stream.guessed else stream.samples - CUT_SECONDS * stream.rate
+    form, rate = stream.form, stream.rate
+    if not RATES[0] <= rate <= RATES[1]:
+        raise FinalError(f"{form} with a rate of {rate} Hz, not of {RATES[0]} to {RATES[1]}")
+    told = 0 if stream.guessed else stream.samples
+    check_length(told, rate)
+    samples, count, finite = np.empty(told or GROWTH, dtype=np.float32), 0, True
+    enough = told - CUT_SECONDS * rate
     try:
         for block in stream.blocks:
-            count += block.shape[1]
-            check_length(count, stream.rate)
-            parts.append(block[0] if len(block) == 1 else block.mean(axis=0, dtype=np.float32))
+            start, count = count, count + block.shape[1]
+            check_length(count, rate)
+            if count > len(samples):  # in place: a list of blocks, joined, would take the memory twice
+                samples.resize(count + GROWTH, refcheck=False)
+            mono = block[0] if len(block) == 1 else block.mean(axis=0, dtype=np.float32)
+            finite = finite and bool(np.isfinite(mono).all())
+            samples[start:count] = mono
     except av.error.FFmpegError:
-        if not 0 < enough <= count:  # else it is no sound that stands behind all that the header tells of
+        if not 0 < enough <= count and not stream.is_at_end:  # else what fails stands behind all of the sound
             raise
-    if count < enough:
-        raise RowError(f"truncated {form}: {count / stream.rate:.2f} of {stream.samples / stream.rate:.2f} seconds")
+    if stream.clock is None and count < enough:  # which may be a pause that the container leaves out: ffmpeg knows
+        raise RowError(f"truncated {form}: {count / rate:.2f} of {told / rate:.2f} seconds")
+    if stream.clock is not None and not stream.is_at_end and (count < enough or (not told and stream.clock.told)):
+        length = told / rate or stream.clock.told
+        raise FinalError(f"truncated {form}: {count / rate:.2f} of {length:.2f} seconds")
     if count == 0:
         raise RowError(f"{form} without samples")
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    samples.resize(count, refcheck=False)
+    return samples, finite
 
 
 def check_length(samples: int, rate: int) -> None:
-    """Raise `RowError` for a sound that is longer than a row may be."""
+    """Raise `FinalError` for a sound that is longer than a row may be."""
     if samples > min(MAX_SAMPLES, MAX_SECONDS * rate):
-        raise RowError(
+        raise FinalError(
             f"decompression bomb: {samples} samples at {rate} Hz are more than {MAX_SAMPLES}, or than {MAX_SECONDS} seconds"
         )

@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from operators.batch import Batch, RowError, map_rows
+from operators.limits import MAX_PIXELS
 
 COLUMN = "image"
 VERSION = 1
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit: 512 MiB in RGB
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "ICO", "PPM", "QOI")
 WHITE = (255, 255, 255, 255)
 
