@@ -18,6 +18,8 @@ import tenacity
 from obstore.exceptions import BaseError, GenericError
 from obstore.fsspec import FsspecStore
 
+from latentlake.credentials import SHARED, doubt_all
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A store that is dead is given up after RETRY_S and one more timeout; a read that stalls for less than 30 s is waited for.
@@ -26,6 +28,7 @@ CLIENT_KEYS = (*CLIENT_OPTIONS, "allow_http", "allow_invalid_certificates", "pro
 RETRY_S = 120
 MAX_RETRIES = 1000  # so many that RETRY_S decides
 AGAIN_S = 60  # how long after its first attempt we repeat what the libraries gave up at once
+CREDENTIALS = re.compile(r"External AWS credential provider|Failed to fetch storage options|<Code>ExpiredToken")
 OUTAGE = re.compile(r"HTTP error: |status code: (5\d\d|429)")
 PROBE_S = 10  # of retries when we ask a store whether it answers at all
 DRAFT_BYTES = 32 << 20  # of a file being written that stay in memory
@@ -34,15 +37,29 @@ DRAFT_BYTES = 32 << 20  # of a file being written that stay in memory
 def is_transient(failure: BaseException) -> bool:
     """Whether a failure of obstore or Lance is of the connection, and not an answer of the store.
 
-    An upload in parts that is no longer there is one whose last answer was lost.
+    An upload in parts that is no longer there is one whose last answer was lost. Credentials that have expired, or that a
+    service of AWS does not give just now, are looked up again.
     """
     text = str(failure) if isinstance(failure, GenericError | OSError) else ""
-    return "HTTP error: " in text or "NoSuchUpload" in text
+    return "HTTP error: " in text or "NoSuchUpload" in text or lacks_credentials(failure)
+
+
+def lacks_credentials(failure: BaseException | None) -> bool:
+    """Whether a failure is that of credentials which we can look up again."""
+    known = isinstance(failure, BaseError | OSError | ValueError)
+    return known and bool(SHARED) and bool(CREDENTIALS.search(str(failure)))
 
 
 def is_outage(failure: BaseException) -> bool:
     """Whether a failure is one that the libraries retry: what is left when they have given up."""
-    return isinstance(failure, GenericError | OSError) and bool(OUTAGE.search(str(failure)))
+    outage = isinstance(failure, GenericError | OSError) and bool(OUTAGE.search(str(failure)))
+    return outage or lacks_credentials(failure)
+
+
+def look_closer(state: tenacity.RetryCallState) -> None:
+    """Before another attempt: look up credentials afresh where the store has called them expired."""
+    if state.outcome and lacks_credentials(state.outcome.exception()):
+        doubt_all()
 
 
 def retried(action: F) -> F:
@@ -51,6 +68,7 @@ def retried(action: F) -> F:
         retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
         stop=lambda state: (state.seconds_since_start or 0.0) >= AGAIN_S,
+        before_sleep=look_closer,
         reraise=True,
     )
     made: F = again(action)

@@ -21,6 +21,15 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from latentlake.credentials import (
+    Credentials,
+    LanceClient,
+    credentials_of,
+    known_options,
+    profile_settings,
+    way_of,
+    without_ways,
+)
 from operators.errors import SpecError
 
 log = logging.getLogger(__name__)
@@ -32,8 +41,8 @@ ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def is_secret(name: str) -> bool:
-    """Whether the option `name` may hold a secret, and so must be a reference."""
-    return any(word in name.lower() for word in SECRET_WORDS)
+    """Whether the option `name` may hold a secret, and so must be a reference. The path of a file is none."""
+    return not name.lower().endswith("_file") and any(word in name.lower() for word in SECRET_WORDS)
 
 
 def is_reference(value: str) -> bool:
@@ -66,17 +75,31 @@ def scheme_of(uri: str) -> str:
 
 
 def lance_options(uri: str, options: Mapping[str, Any] | None) -> dict[str, str]:
-    """`storage_options` for Lance and LanceDB: references read, plain http allowed where the endpoint is http."""
+    """Options as obstore and Lance name them: references read, plain http allowed where the endpoint is http.
+
+    How credentials are found is not among them, but the region and the endpoint of a profile are.
+    """
     resolved = resolve_options(options)
-    if OBJECT_STORES.get(scheme_of(uri)) == "s3":
-        known = {name.lower().removeprefix("aws_"): value for name, value in resolved.items()}
-        endpoint = known.get("endpoint") or known.get("endpoint_url")
-        if endpoint is None:
-            endpoint = next((os.environ[name] for name in ENDPOINT_VARIABLES if name in os.environ), None)
-            if endpoint:
-                resolved["aws_endpoint"] = endpoint
-        if endpoint and endpoint.startswith("http://"):
-            resolved.setdefault("allow_http", "true")
+    if OBJECT_STORES.get(scheme_of(uri)) != "s3":
+        return resolved
+    way, resolved = way_of(resolved), without_ways(resolved)
+    known = known_options(resolved)
+    settings = profile_settings(way)
+    endpoint = known.get("endpoint") or known.get("endpoint_url")
+    if endpoint is None:
+        endpoint = next((os.environ[name] for name in ENDPOINT_VARIABLES if name in os.environ), None)
+        endpoint = endpoint or settings.get("aws_endpoint")
+        if endpoint:
+            resolved["aws_endpoint"] = endpoint
+    if endpoint and endpoint.startswith("http://"):
+        resolved.setdefault("allow_http", "true")
+    if endpoint and endpoint != (winner := os.environ.get(ENDPOINT_VARIABLES[0], endpoint)):
+        raise SpecError(
+            f"storage_options: the endpoint '{endpoint}' would be passed over for {ENDPOINT_VARIABLES[0]} ('{winner}') by "
+            f"obstore.\n  Unset the variable, or use {ENDPOINT_VARIABLES[1]} for what names no endpoint of its own."
+        )
+    if "aws_region" in settings and not known.keys() & {"region", "default_region"}:
+        resolved["aws_region"] = settings["aws_region"]
     return resolved
 
 
@@ -102,9 +125,16 @@ class Storage:
             return fsspec.filesystem("file", auto_mkdir=True)
         if scheme not in OBJECT_STORES:
             return fsspec.filesystem(scheme, **resolve_options(self.options))
-        from latentlake.retries import PatientStore, store_arguments
+        from latentlake.retries import PatientStore
 
-        return PatientStore(OBJECT_STORES[scheme], **store_arguments(lance_options(self.uri, self.options)))
+        return PatientStore(OBJECT_STORES[scheme], **self._store_arguments)
+
+    @cached_property
+    def s3fs(self) -> Any:
+        """An s3fs filesystem for this S3 place, with the same credentials and endpoint as `fs`. Raises `MissingExtra`."""
+        from latentlake.s3 import open_s3fs
+
+        return open_s3fs(lance_options(self.uri, self.options), self.credentials)
 
     @cached_property
     def root(self) -> str:
@@ -169,11 +199,35 @@ class Storage:
         """The bucket of an object store, in which paths are keys."""
         from obstore.store import from_url
 
-        from latentlake.retries import store_arguments
-
         # The prefix is no part of the URL, in which '#', '?' and '%' of a key would mean something else.
         scheme, bucket = urlsplit(self.lance_uri)[:2]
-        return from_url(f"{scheme}://{bucket}", **store_arguments(lance_options(self.uri, self.options)))
+        return from_url(f"{scheme}://{bucket}", **self._store_arguments)
+
+    @cached_property
+    def credentials(self) -> Credentials | None:
+        """The AWS credentials of this place, where they are found and refreshed by us; see `credentials.way_of`.
+
+        Raises `CredentialsError` where there are none: at once, before a library waits for a metadata service.
+        """
+        if OBJECT_STORES.get(scheme_of(self.uri)) != "s3":
+            return None
+        way = way_of(resolve_options(self.options))
+        if way is None:
+            return None
+        found = credentials_of(way)
+        _ = found.keys
+        return found
+
+    @property
+    def _store_arguments(self) -> dict[str, Any]:
+        from latentlake.retries import store_arguments
+
+        arguments = store_arguments(lance_options(self.uri, self.options))
+        return (
+            arguments
+            if self.credentials is None
+            else {**arguments, "credential_provider": self.credentials.for_obstore}
+        )
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Write a small object below this place unless one of that name is there; whether it now holds `content`.
@@ -258,12 +312,30 @@ class Storage:
 
     @property
     def lance_options(self) -> dict[str, str] | None:
-        """`storage_options` for Lance at this place, with our patience; None on local disk."""
+        """`storage_options` for Lance at this place, with our patience; None on local disk.
+
+        With keys that are good now. What works for longer takes `lance_arguments`, by which they are refreshed.
+        """
         if scheme_of(self.uri) == "file":
             return None
         from latentlake.retries import lance_patience
 
-        return lance_patience() | lance_options(self.uri, self.options)
+        keys = {} if self.credentials is None else self.credentials.for_lance_alone()
+        return lance_patience() | lance_options(self.uri, self.options) | keys
+
+    @property
+    def lance_arguments(self) -> dict[str, Any]:
+        """Arguments by which Lance opens, reads and writes the table at this place, and refreshes its credentials.
+
+        For `LanceDataset`, `write_fragments` and `LanceFileReader`, beside the URI. They hold no refreshed key.
+        """
+        if self.credentials is None:
+            return {"storage_options": self.lance_options}
+        from latentlake.retries import lance_patience
+
+        options = lance_patience() | lance_options(self.uri, self.options)
+        client = LanceClient(self.credentials)
+        return {"storage_options": options, "namespace_client": client, "table_id": [self.lance_uri]}
 
     @property
     def lance_uri(self) -> str:

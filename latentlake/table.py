@@ -262,7 +262,7 @@ def open_dataset(storage: Storage) -> Any:
     from latentlake.retries import retried
 
     try:
-        return retried(lance.dataset)(storage.lance_uri, storage_options=storage.lance_options)
+        return retried(lance.LanceDataset)(storage.lance_uri, **storage.lance_arguments)
     except ValueError as failure:
         if "was not found" in str(failure):
             return None

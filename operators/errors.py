@@ -6,6 +6,7 @@ LatentLakeError
 │   ├── UnknownName              a name no registry has, with the nearest ones
 │   ├── MissingExtra             a family whose libraries are not installed
 │   ├── ModelNotFound            a model, or weights, that cannot be found
+│   ├── CredentialsError         credentials that cannot be found, or are asked for in two ways
 │   ├── PoolUnschedulable        an actor pool that the cluster can never hold
 │   ├── FingerprintMismatch      vectors of two origins would meet in one column
 │   └── SchemaMismatch           a column whose type the table already fixed otherwise
@@ -86,6 +87,10 @@ class MissingExtra(SpecError):
 
 class ModelNotFound(SpecError):
     """A model, or its weights, cannot be found."""
+
+
+class CredentialsError(SpecError):
+    """Credentials for an object store cannot be found, or are asked for in two ways."""
 
 
 class PoolUnschedulable(SpecError):

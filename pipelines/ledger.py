@@ -71,9 +71,12 @@ def open_dataset(lake: Storage, name: str, version: int | None = None) -> lance.
 
 def append_rows(lake: Storage, name: str, rows: pa.Table) -> lance.LanceDataset:
     """Append to a table of the lake, which is made if need be."""
-    uri = f"{lake.lance_uri}/{name}.lance"
-    exists = open_dataset(lake, name) is not None
-    return lance.write_dataset(rows, uri, mode="append" if exists else "create", storage_options=lake.lance_options)
+    found = open_dataset(lake, name)
+    if found is not None:
+        return lance.write_dataset(rows, found, mode="append")
+    return lance.write_dataset(
+        rows, f"{lake.lance_uri}/{name}.lance", mode="create", storage_options=lake.lance_options
+    )
 
 
 def record_run(lake: Storage, row: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aws_maker import FakeAws
 
 # Set before anything imports Ray, which reads its authentication as it is imported; its workers inherit the rest.
 TEMPORARY = Path(tempfile.mkdtemp(prefix="ll-", dir="/tmp"))
@@ -79,8 +80,19 @@ def s3_endpoint() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     endpoint = f"http://127.0.0.1:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint)
+    client = boto3.client("s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b")
     for bucket in ("lake", "objects"):
         client.create_bucket(Bucket=bucket)
     yield endpoint
     server.stop()
+
+
+@pytest.fixture
+def aws(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """AWS on loopback, and an environment that knows its addresses and nothing else: no keys, no files, no metadata."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    with FakeAws(s3_endpoint) as fake:
+        for name, value in fake.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        yield fake

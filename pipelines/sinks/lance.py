@@ -82,10 +82,10 @@ class WriteShard:
         )
 
     def _write(self, rows: pa.Table) -> list[str]:
-        uri = f"{self.lake.lance_uri}/{self.table}.lance"
+        place = self.lake.child(f"{self.table}.lance")
         try:
             written = write_fragments(
-                rows, uri, schema=self.schema, mode=self.mode, storage_options=self.lake.lance_options
+                rows, place.lance_uri, schema=self.schema, mode=self.mode, **place.lance_arguments
             )
         except OSError as failure:
             if "different schema" not in str(failure):
@@ -257,13 +257,11 @@ def replaced_keys(plan: Plan, tally: Tally) -> Iterator[pa.Table]:
 
 def written_ids(plan: Plan, tally: Tally) -> Iterator[pa.Table]:
     """Objects whose rows the run's fragments hold, in pieces."""
-    lake = plan.spec.table.lake
+    data = plan.spec.table.lake.child(f"{plan.spec.table.name}.lance", "data")
     for text in tally.fragments:
         for file in json.loads(text)["files"]:
-            uri = f"{lake.lance_uri}/{plan.spec.table.name}.lance/data/{file['path']}"
-            for batch in (
-                LanceFileReader(uri, storage_options=lake.lance_options, columns=["object_id"]).read_all().to_batches()
-            ):
+            uri = f"{data.lance_uri}/{file['path']}"
+            for batch in LanceFileReader(uri, columns=["object_id"], **data.lance_arguments).read_all().to_batches():
                 yield pa.Table.from_batches([batch])
 
 
