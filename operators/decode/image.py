@@ -22,6 +22,8 @@ VERSION = 1
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "ICO", "PPM", "QOI")
 WHITE = (255, 255, 255, 255)
+# What Pillow's plugins raise for damaged files, by what they meet first.
+BROKEN = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, OverflowError, struct.error)
 
 
 def decode(batch: Batch) -> Batch:
@@ -46,7 +48,7 @@ def decode_content(content: Any) -> Image.Image:
     image = open_header(bytes(content))
     try:
         image.load()
-    except (OSError, SyntaxError) as failure:
+    except BROKEN as failure:
         raise RowError(f"broken {image.format}: {failure}") from failure
     turn_upright(image)
     rgb = to_rgb(image)
@@ -56,10 +58,12 @@ def decode_content(content: Any) -> Image.Image:
 
 def decoded_bytes(content: Any) -> int:
     """About how much memory a decoded object takes, told from its header; 0 for what is no picture."""
-    try:
-        image = open_header(bytes(content))
-    except Exception:  # whatever is wrong with it, `decode` says so
-        return 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = open_header(bytes(content))
+        except Exception:  # whatever is wrong with it, `decode` says so
+            return 0
     return image.width * image.height * 3
 
 
@@ -71,6 +75,8 @@ def open_header(content: bytes) -> Image.Image:
         raise RowError(f"decompression bomb: {failure}") from failure
     except UnidentifiedImageError as failure:
         raise RowError(f"not an image in a known format, {len(content)} bytes") from failure
+    except BROKEN as failure:
+        raise RowError(f"broken image: {failure}") from failure
     if image.width * image.height > MAX_PIXELS:
         raise RowError(f"decompression bomb: {image.width} x {image.height} is more than {MAX_PIXELS} pixels")
     return image
