@@ -14,6 +14,8 @@ from latentlake.stored import stored_type
 from operators.errors import SchemaMismatch
 from operators.preprocess import find_operator
 from pipelines.spec import EmbedSpec, JobSpec
+from pipelines.values.conversions import fits
+from pipelines.values.types import stated_instead, unstorable
 
 PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # beside a vector column of texts
 LIBRARIES = (
@@ -57,24 +59,41 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
 
 
 def metadata_fields(spec: JobSpec, listing: Iterator[pa.Table], base: lance.LanceDataset | None) -> list[pa.Field]:
-    """Metadata columns: of the type that the table has, else of the type that the source shows."""
+    """Metadata columns: of the type that the table has, else of the type that the job states or the source shows.
+
+    Raises `SchemaMismatch` for a type that Lance cannot write, and for one that the job states, or the source declares, and
+    that cannot become the table's. What a source merely shows is judged row by row.
+    """
     fields = spec.source.metadata_fields(listing)
-    if base is None or spec.table.mode == "rebuild":
-        return fields
-    known = {name: base.schema.field(name).type for name in base.schema.names}
+    stored = base.schema if base is not None and spec.table.mode != "rebuild" else pa.schema([])
+    known = {name: stored.field(name).type for name in stored.names}
     for field in fields:
-        stored = known.get(field.name, field.type)
-        if stored != field.type and not (number_like(stored) and number_like(field.type)):
+        name, kind, there = field.name, field.type, known.get(field.name)
+        if there is None:
+            check_storable(name, kind)
+        elif name in spec.source.stated_types and kind != there:
             raise SchemaMismatch(
-                f"metadata column '{field.name}' is {field.type} in the source and {stored} in table '{spec.table.name}'.\n"
+                f"metadata column '{name}' is {there} in table '{spec.table.name}', the job states {kind}.\n"
+                "  Leave the type out, or rebuild the table with `mode: rebuild`."
+            )
+        elif spec.source.declares_types and not fits(kind, there):
+            raise SchemaMismatch(
+                f"metadata column '{name}' is {kind} in the source and {there} in table '{spec.table.name}'.\n"
                 "  Convert it in the source, leave it out, or rebuild the table with `mode: rebuild`."
             )
     return [pa.field(field.name, known.get(field.name, field.type)) for field in fields]
 
 
-def number_like(kind: pa.DataType) -> bool:
-    """Whether values of a type may be read as another number type, row by row."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+def check_storable(name: str, kind: pa.DataType) -> None:
+    """Raise `SchemaMismatch` for a metadata column of a type that Lance cannot write."""
+    part = unstorable(kind)
+    if part is None:
+        return
+    inside = "" if part == kind else f", of which {part}"
+    raise SchemaMismatch(
+        f"metadata column '{name}' is {kind}{inside} cannot be written to a Lance table.\n  Leave it out, or state a type that takes "
+        f"its values: metadata: [{{column: {name}, type: {stated_instead(kind)}}}]."
+    )
 
 
 def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema | None, run_id: str) -> pa.Schema:

@@ -33,9 +33,9 @@ REQUEST_BYTES = 16 << 20  # which is no longer than this unless one record is
 
 @dataclass(frozen=True)
 class Record:
-    """One row that a scan met: its id (None: it has none), where it lies, its size, and why it is no object."""
+    """One row that a scan met: its id (None: it has none; an error: it cannot be one), where it lies, its size, and why it is no object."""
 
-    id: Any
+    id: str | RowError | None
     position: int
     size: int | None = None
     error: str | None = None
@@ -189,8 +189,8 @@ class TableSource(SourceConfig):
             raise SourceError(f"cannot list '{found.uri}': {describe(failure)}") from failure
 
     def _entry(self, found: Found, record: Record) -> dict[str, Any]:
-        name = "" if record.id is None else str(record.id)
-        error = record.error or fault_of(name, self.id)
+        name = record.id if isinstance(record.id, str) else ""
+        error = record.error or fault_of(record.id, self.id)
         return {
             "object_id": f"{found.name}:{record.position}" if error else name,
             "uri": found.uri,
@@ -221,11 +221,13 @@ def sample_files(listing: Iterator[pa.Table]) -> list[str]:
     return list(dict.fromkeys([*chosen, *([latest] if latest is not None else [])]))
 
 
-def fault_of(name: str, column: str) -> str | None:
+def fault_of(name: str | RowError | None, column: str) -> str | None:
     """Why a value of the id column names no object; None where it does."""
+    if isinstance(name, RowError):
+        return f"no text in the id column '{column}': {name}"
     if not name:
         return f"no value in the id column '{column}'"
-    return None if name.isascii() or is_encodable(name) else f"no text in the id column '{column}': a lone surrogate"
+    return None if is_encodable(name) else f"no text in the id column '{column}': a lone surrogate"
 
 
 def check_columns(uri: str, wanted: Sequence[str], present: Sequence[str]) -> None:
@@ -235,6 +237,8 @@ def check_columns(uri: str, wanted: Sequence[str], present: Sequence[str]) -> No
             raise SourceError(
                 f"'{uri}' has no column '{name}'.{did_you_mean(name, present)}\n  Its columns: {', '.join(present)}"
             )
+        if list(present).count(name) > 1:
+            raise SourceError(f"'{uri}' has more than one column '{name}'.\n  Rename all but one of them.")
 
 
 def fetch_ranges(storage: Storage, uri: str, starts: Sequence[int], sizes: Sequence[int]) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Literal
@@ -10,9 +9,12 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from latentlake.storage import Storage
+from operators.batch import RowError
 from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
 from pipelines.values.conversions import ABSENT
+from pipelines.values.ids import id_of
 from pipelines.values.inference import infer
+from pipelines.values.json_lines import parse_line, repeated_keys
 
 SAMPLE_LINES = 1000
 
@@ -32,7 +34,7 @@ class Source(TableSource):
         present: dict[str, None] = {}
         for position, line in read_lines(storage, uri):
             try:
-                value = json.loads(line)
+                value = parse_line(line)
             except (ValueError, RecursionError) as failure:
                 yield Record(None, position, len(line), f"the line is not JSON: {failure}")
                 continue
@@ -40,7 +42,7 @@ class Source(TableSource):
                 yield Record(None, position, len(line), "the line is not a JSON object")
                 continue
             present |= dict.fromkeys(value)
-            yield Record(value.get(self.id), position, len(line))
+            yield Record(id_of(value.get(self.id)), position, len(line))
         if present:
             check_columns(uri, [self.id, self.content], list(present))
 
@@ -48,9 +50,16 @@ class Source(TableSource):
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> Rows:
         """Lines at byte offsets."""
-        rows = [json.loads(line) for line in fetch_ranges(storage, uri, positions, sizes)]
+        rows = [self._row(line) for line in fetch_ranges(storage, uri, positions, sizes)]
         columns = {name: [row.get(name, ABSENT) for row in rows] for name in self.metadata_names}
         return Rows([row.get(self.content) for row in rows], columns)
+
+    def _row(self, line: bytes) -> dict[str, Any]:
+        """A line's columns; with an error as its content where it names one of the job's twice."""
+        row: dict[str, Any] = parse_line(line)
+        if twice := sorted(repeated_keys(row) & {self.id, *self.columns}):
+            row[self.content] = RowError(f"the line names '{twice[0]}' twice")
+        return row
 
     def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
         """Types that fit the first lines of each file."""
@@ -59,7 +68,7 @@ class Source(TableSource):
         for uri in uris:
             for _, line in islice(read_lines(storage, uri), SAMPLE_LINES):
                 try:
-                    row = json.loads(line)
+                    row = parse_line(line)
                 except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict):

@@ -9,14 +9,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from latentlake.storage import Storage
 from operators.batch import RowError
+from operators.errors import SchemaMismatch
 from pipelines.sources._tables import Record, Rows, TableSource, check_columns
-from pipelines.values.arrays import nulls_of, valid_texts
+from pipelines.values.arrays import as_bytes, nulls_of, pick, valid_texts
+from pipelines.values.ids import can_name, id_texts
 from pipelines.values.inference import widest
-from pipelines.values.types import is_text, plain, plain_type
+from pipelines.values.types import is_bytes, is_text, plain, plain_type
 
 WINDOW_BYTES = 16 << 20  # of a row group that are decoded at once,
 WINDOW_ROWS = 4096  # and no more rows than these
@@ -38,15 +41,31 @@ class Source(TableSource):
         with storage.fs.open(storage.path_of(uri), "rb") as file:
             parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
             check_columns(uri, [self.id, *self.columns], parquet.schema_arrow.names)
+            self._check_types(uri, parquet.schema_arrow)
             rows = parquet.metadata.num_rows
             bytes_a_row = sum(group_bytes(parquet, g, self.content) for g in range(parquet.num_row_groups)) // max(
                 1, rows
             )
             position = 0
             for batch in parquet.iter_batches(columns=[self.id]):
-                for value in batch.column(0).to_pylist():
-                    yield Record(value, position, bytes_a_row)
+                for name in id_texts(batch.column(0)):
+                    yield Record(name, position, bytes_a_row)
                     position += 1
+
+    def _check_types(self, uri: str, schema: pa.Schema) -> None:
+        """Raise `SchemaMismatch` where ids, or contents, are of a type that is none."""
+        kind = schema.field(self.id).type
+        if not can_name(plain_type(kind)):
+            raise SchemaMismatch(
+                f"id column '{self.id}' of '{uri}' is {kind}, which names no object.\n"
+                "  Name a column of texts, integers, decimals, UUIDs or times."
+            )
+        kind = schema.field(self.content).type
+        if not is_content(kind):
+            raise SchemaMismatch(
+                f"content column '{self.content}' of '{uri}' is {kind}: neither text, nor bytes, nor a struct that has "
+                "`bytes`.\n  Name another column as `content`."
+            )
 
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
@@ -85,14 +104,39 @@ class Source(TableSource):
         return {name: widest(name, types) for name, types in columns.items()}
 
 
+def is_content(kind: pa.DataType) -> bool:
+    """Whether a type holds contents: texts, bytes, or Hugging Face's structs of `bytes` and `path`. The null type holds none."""
+    plain_kind = plain_type(kind)
+    if pa.types.is_struct(plain_kind):
+        at = plain_kind.get_field_index("bytes")
+        return at >= 0 and is_bytes(plain_kind.field(at).type)
+    return is_text(plain_kind) or is_bytes(plain_kind) or bool(pa.types.is_null(plain_kind))
+
+
 def contents_of(column: pa.ChunkedArray) -> list[Any]:
-    """Texts or bytes; an exception in place of a text that is not UTF-8."""
+    """Texts or bytes; an exception in place of a text that is not UTF-8, and of a file that a struct names without its bytes."""
     array = plain(column)
+    if pa.types.is_struct(array.type):
+        contents = as_bytes(plain(pc.struct_field(array, "bytes"))).to_pylist()
+        at = array.type.get_field_index("path")
+        paths = (
+            id_texts(pc.struct_field(array, [at]))
+            if at >= 0 and can_name(plain_type(array.type.field(at).type))
+            else [None] * len(array)
+        )
+        return [
+            only_named(path) if c is None and path is not None else c for c, path in zip(contents, paths, strict=True)
+        ]
     if not is_text(array.type):
         return array.to_pylist()
     texts = valid_texts(array)
     broken = nulls_of(texts) & ~nulls_of(array)
     return [NOT_UTF8 if bad else text for text, bad in zip(texts.to_pylist(), broken, strict=True)]
+
+
+def only_named(path: Any) -> RowError:
+    """Why an object has no content of which the table knows a path alone: what that names, only its writer knows."""
+    return RowError(f"the row has no bytes, only the path '{path}'; write the files' bytes into the table")
 
 
 def group_bytes(parquet: pq.ParquetFile, group: int, column: str) -> int:
@@ -140,9 +184,9 @@ class GroupCursor:
                 self._advance()
                 continue
             until = bisect_left(rows, self._stop, at)
-            pieces.append(
-                pa.Table.from_batches([self._window.take(pa.array([r - self.start for r in rows[at:until]]))])
-            )
+            wanted = np.array(rows[at:until]) - self.start
+            columns = [pick(column, wanted) for column in self._window.columns]
+            pieces.append(pa.Table.from_arrays(columns, schema=self._window.schema))
             at = until
         return pieces
 

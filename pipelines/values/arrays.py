@@ -37,6 +37,15 @@ def valid_texts(array: pa.Array) -> pa.Array:
     return isolating(array, array.type, lambda piece, kind: as_bytes(piece).cast(kind))
 
 
+def pick(array: pa.Array, rows: np.ndarray) -> pa.Array:
+    """Rows of an array of any layout. (Arrow's `take` knows no views.)"""
+    if not len(rows):
+        return array.slice(0, 0)
+    edges = np.flatnonzero(np.diff(rows) != 1) + 1
+    pieces = [array.slice(int(run[0]), len(run)) for run in np.split(rows, edges)]
+    return pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+
+
 def nulls_of(array: pa.Array) -> np.ndarray:
     """Where an array is null, bool."""
     return array.is_null().to_numpy(zero_copy_only=False)
@@ -49,6 +58,8 @@ def hide(array: pa.Array, hidden: np.ndarray) -> pa.Array:
 
 def equal(left: pa.Array, right: pa.Array) -> np.ndarray:
     """Where two arrays of one type hold one value; NaN equals NaN, and 0.0 does not equal -0.0."""
+    if isinstance(left, pa.ExtensionArray):
+        left, right = left.storage, right.storage
     if pa.types.is_floating(left.type):
         a, b = (array.to_numpy(zero_copy_only=False) for array in (left, right))
         same = np.where(np.isnan(a), np.isnan(b), (a == b) & (np.signbit(a) == np.signbit(b)))

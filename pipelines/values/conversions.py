@@ -10,6 +10,7 @@ which texts (CSV) are a part. A column that a row lacks is `ABSENT`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -18,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.errors import redact_url
-from pipelines.values.arrays import as_bytes, nulls_of
-from pipelines.values.leaves import change_leaves
-from pipelines.values.types import fields_of, is_list, kind_of, plain
+from pipelines.values.arrays import as_bytes, nulls_of, pick
+from pipelines.values.leaves import change_leaves, find_conversion
+from pipelines.values.types import fields_of, is_list, is_list_view, kind_of, plain, plain_type
 
 SHOWN = 80  # characters of a value that an error shows
 
@@ -46,6 +47,21 @@ class LongNumber(str):
 class Ambiguous(dict[str, Any]):
     """A JSON object that names a key twice: which of its values is meant cannot be told."""
 
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.repeated = frozenset(name for name in names if names.count(name) > 1)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """In place of a value that nothing can be made of."""
+
+    why: str
+
+    def __repr__(self) -> str:
+        return self.why
+
 
 def convert(values: Values, field: pa.Field, stated: bool = False) -> tuple[pa.Array, dict[int, str]]:
     """Values as an array of the field's type, null where one does not fit; why not, by row.
@@ -63,6 +79,23 @@ def convert(values: Values, field: pa.Field, stated: bool = False) -> tuple[pa.A
         for row in np.flatnonzero(bad).tolist()
     }
     return array, faults
+
+
+def fits(source: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether values that a source declares as one type may become another's. A text says nothing of a number in it."""
+    if pa.types.is_null(source) or plain_type(source) == kind:
+        return True
+    if is_list(source) and is_list(kind):
+        return fits(source.value_type, kind.value_type)
+    if pa.types.is_struct(source) and pa.types.is_struct(kind):
+        known = {field.name: field.type for field in fields_of(kind)}
+        return all(field.name in known and fits(field.type, known[field.name]) for field in fields_of(source))
+    if pa.types.is_map(source) and pa.types.is_map(kind):
+        return fits(source.key_type, kind.key_type) and fits(source.item_type, kind.item_type)
+    pair = kind_of(plain_type(source)), kind_of(kind)
+    if (pair[0] == "text" and pair[1] not in ("text", "bytes", "uuid")) or pair == ("timestamp", "date"):
+        return False
+    return find_conversion(plain_type(source), kind) is not None
 
 
 def shown(values: pa.Array | Sequence[Any], row: int) -> str:
@@ -91,9 +124,29 @@ def change(array: pa.Array, kind: pa.DataType, stated: bool = False) -> Changed:
 
 def change_lists(array: pa.Array, kind: pa.DataType, stated: bool) -> Changed:
     """See `change`; a list of another length than the type's is a misfit."""
+    values, lengths = items_of(array)
+    return build_lists(change(values, kind.value_type, stated), lengths, nulls_of(array), kind)
+
+
+def items_of(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Items of lists of any layout, one after another, and how many each list has; a null has none."""
     null = nulls_of(array)
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return build_lists(change(array.flatten(), kind.value_type, stated), lengths, null, kind)
+    if pa.types.is_fixed_size_list(array.type):
+        size = array.type.list_size
+        starts, lengths = (np.arange(len(array)) + array.offset) * size, np.full(len(array), size)
+    elif is_list_view(array.type):
+        starts, lengths = array.offsets.to_numpy(), array.sizes.to_numpy()
+    else:
+        offsets = array.offsets.to_numpy()
+        starts, lengths = offsets[:-1], np.diff(offsets)
+    lengths = np.where(null, 0, lengths).astype(np.int64)
+    return pick(array.values, ranges(starts, lengths)), lengths
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers from each start on, as many as its length."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def change_structs(array: pa.Array, kind: pa.DataType, stated: bool) -> Changed:
@@ -112,14 +165,18 @@ def change_structs(array: pa.Array, kind: pa.DataType, stated: bool) -> Changed:
 
 def change_maps(array: pa.Array, kind: pa.DataType, stated: bool) -> Changed:
     """See `change`."""
-    null, offsets = nulls_of(array), array.offsets.to_numpy()
-    lengths = np.diff(offsets)
-    rows = pa.array(np.flatnonzero(np.repeat(~null, lengths)) + offsets[0])
-    keys, items = (
-        change(array.keys.take(rows), kind.key_type, stated),
-        change(array.items.take(rows), kind.item_type, stated),
-    )
-    return build_maps(keys, items, np.where(null, 0, lengths), null, kind)
+    null = nulls_of(array)
+    keys, items, lengths = entries_of(array)
+    changed = change(keys, kind.key_type, stated), change(items, kind.item_type, stated)
+    return build_maps(*changed, lengths, null, kind)
+
+
+def entries_of(array: pa.Array) -> tuple[pa.Array, pa.Array, np.ndarray]:
+    """Keys and values of maps, one after another, and how many each map has; a null has none."""
+    offsets = array.offsets.to_numpy()
+    lengths = np.where(nulls_of(array), 0, np.diff(offsets)).astype(np.int64)
+    rows = ranges(offsets[:-1], lengths)
+    return pick(array.keys, rows), pick(array.items, rows), lengths
 
 
 def change_python(values: Sequence[Any], kind: pa.DataType, stated: bool) -> Changed:

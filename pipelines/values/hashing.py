@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.values.arrays import as_bytes, nulls_of
-from pipelines.values.conversions import ABSENT, Ambiguous, LongNumber, Values
+from pipelines.values.conversions import ABSENT, Ambiguous, LongNumber, Values, entries_of, items_of
 from pipelines.values.types import fields_of, is_list, kind_of, plain
 
 NOTHING = b"{}"  # of an object without metadata
@@ -102,6 +102,8 @@ def encode_leaves(array: pa.Array) -> Iterable[bytes | None]:
         return map(encode_value, array.to_pylist())
     if kind == "float":
         return (None if value is None else encode_float(float(value)) for value in array.to_pylist())
+    if kind == "uuid":
+        return (None if value is None else b"k" + encode_text(str(value)) for value in array.to_pylist())
     if kind == "decimal":
         return (None if value is None else b"m" + encode_text(f"{value:f}") for value in array.to_pylist())
     if kind in ("date", "time", "timestamp", "duration"):
@@ -115,8 +117,8 @@ def encode_leaves(array: pa.Array) -> Iterable[bytes | None]:
 
 def encode_lists(array: pa.Array) -> list[bytes]:
     """Lists as bytes."""
-    lengths = pc.list_value_length(array).fill_null(0).to_pylist()
-    return join_parts(b"l", encode_array(plain(array.flatten())), lengths, nulls_of(array))
+    items, lengths = items_of(array)
+    return join_parts(b"l", encode_array(plain(items)), lengths.tolist(), nulls_of(array))
 
 
 def encode_structs(array: pa.Array) -> list[bytes]:
@@ -132,12 +134,9 @@ def encode_structs(array: pa.Array) -> list[bytes]:
 
 def encode_maps(array: pa.Array) -> list[bytes]:
     """Maps as bytes, in the order of their entries."""
-    null, offsets = nulls_of(array), array.offsets.to_numpy()
-    lengths = np.diff(offsets)
-    rows = pa.array(np.flatnonzero(np.repeat(~null, lengths)) + offsets[0])
-    keys, items = (encode_array(plain(part.take(rows))) for part in (array.keys, array.items))
-    pairs = [key + item for key, item in zip(keys, items, strict=True)]
-    return join_parts(b"p", pairs, np.where(null, 0, lengths).tolist(), null)
+    keys, items, lengths = entries_of(array)
+    pairs = zip(encode_array(plain(keys)), encode_array(plain(items)), strict=True)
+    return join_parts(b"p", [key + item for key, item in pairs], lengths.tolist(), nulls_of(array))
 
 
 def join_parts(mark: bytes, parts: Sequence[bytes], lengths: Sequence[int], null: np.ndarray) -> list[bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.errors import SchemaMismatch
-from pipelines.values.conversions import ABSENT, Ambiguous, is_encodable, natural_type
+from pipelines.values.conversions import ABSENT, Ambiguous, Unusable, is_encodable, natural_type
 from pipelines.values.leaves import find_conversion
 from pipelines.values.texts import PLAIN, UNIT_DIGITS, WHOLE
 from pipelines.values.types import fields_of, is_list, kind_of, same_zone
@@ -44,7 +44,7 @@ def infer(values: Sequence[Any]) -> pa.DataType | None:
     objects, the more frequent decide; the others will not fit. An empty list says nothing beside objects (PHP writes an
     empty object so).
     """
-    known = [value for value in values if value is not None and value is not ABSENT]
+    known = [value for value in values if value is not None and value is not ABSENT and not isinstance(value, Unusable)]
     objects = [value for value in known if isinstance(value, dict) and not isinstance(value, Ambiguous)]
     lists = [value for value in known if isinstance(value, list) and (value or not objects)]
     scalars = [value for value in known if not isinstance(value, list | dict)]
@@ -79,7 +79,7 @@ def is_exact(number: int) -> bool:
 
 def infer_objects(values: Sequence[dict[str, Any]]) -> pa.DataType:
     """Type of JSON objects."""
-    keys = list(dict.fromkeys(key for value in values for key in value if is_encodable(key)))
+    keys = list(dict.fromkeys(key for value in values for key in value if is_encodable(key) and "\0" not in key))
     if len(keys) > MOST_FIELDS:
         return pa.map_(pa.string(), infer([item for value in values for item in value.values()]) or pa.string())
     return pa.struct([pa.field(key, infer([value.get(key) for value in values]) or pa.string()) for key in keys])

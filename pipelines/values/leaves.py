@@ -104,5 +104,7 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("timestamp", "timestamp"): Conversion(cast),
     ("timestamp", "date"): Conversion(cast),
     ("timestamp", "text"): Conversion(cast),
+    ("uuid", "text"): Conversion(by_value(str)),
+    ("text", "uuid"): Conversion(texts.to_uuid),
     ("duration", "duration"): Conversion(cast),
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +124,12 @@ def count_of(text: str, digits: int) -> int | None:
     return int(((hours * 60 + minutes) * 60 + seconds) * 10**digits + int(fraction.ljust(digits, "0") or 0))
 
 
+def to_uuid(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """UUIDs in their usual form."""
+    storage = by_value(lambda text: UUID(text).bytes)(array, pa.binary(16))
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
 # whether a text can be had again
 
 
@@ -137,9 +144,9 @@ def says_float(text: str, number: Any, stated: bool) -> bool:
     """See `gives_float`: of one value."""
     if not np.isfinite(number):
         return stated and text.lower() in NO_NUMBERS
-    written = np.format_float_positional(number, unique=True, trim="-")
-    if stated:
-        return Decimal(text) == Decimal(written)
+    if stated:  # a narrow float is written with fewer digits
+        return Decimal(text) == Decimal(np.format_float_positional(number, unique=True, trim="-"))
+    written = np.format_float_positional(float(number), unique=True, trim="-")
     return text == written or ("." not in written and text == f"{written}.0")
 
 
