@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from latentlake.provenance import Provenance, check_fingerprint, identity_of
+from latentlake.provenance import Provenance, check_query
 from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
 from operators.batch import RowError, make_batch
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
-from operators.errors import FingerprintMismatch, ModelNotFound, SpecError
+from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
 from operators.model_files import downloads_if
+from operators.preprocess import find_operator
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class QueryModels:
             if stored.fingerprint not in self._loaded:
                 self._loaded[stored.fingerprint] = self._load(table, column, stored)
             config, embedder = self._loaded[stored.fingerprint]
-        chain = Chain.from_json(stored.chain) if modality == stored.modality else Chain(modality)
+        chain = query_chain(column, stored) if modality == stored.modality else Chain(modality)
         batch = chain.run(make_batch(["query"], [content]), {}, role="query")
         batch = reject_empty(batch) if "text" in batch else batch
         reason = batch["error"][0] or batch["filtered"][0]
@@ -184,11 +185,22 @@ class QueryModels:
         remedy = f"To say where the column's own model lies on this machine: connect(uri, models={{'{column}': PATH}})."
         try:
             config = relocate(stored.config, column, self._paths).resolve()
-            identity = identity_of(config, Chain.from_json(stored.chain), stored.dtype)
-            check_fingerprint(column, table, stored, identity, verb="this query has")
+            check_query(column, table, stored, config)
             return config, config.load("auto")
         except (ModelNotFound, FingerprintMismatch) as failure:
             raise type(failure)(f"{failure}\n  {remedy}") from failure
+
+
+def query_chain(column: str, stored: Provenance) -> Chain:
+    """What a query goes through: of the column's operators those that queries do not skip, as far as they are known here."""
+    steps = []
+    for step in Chain.from_json(stored.chain).steps:
+        try:
+            if find_operator(step.op).at_query:
+                steps.append(step)
+        except UnknownName:
+            logger.warning("operator '%s' of column '%s' is not known here: the query goes without it", step.op, column)
+    return Chain(stored.modality, tuple(steps))
 
 
 def relocate(config: EmbedderConfig, column: str, paths: Mapping[str, str]) -> EmbedderConfig:

@@ -6,7 +6,6 @@ not, and it searches; lancedb would be a second handle, with an older Lance insi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from latentlake.formats import StoredFormat
 from latentlake.indexes import IndexInfo, describe_indexes, nearest
-from latentlake.provenance import Provenance, columns_of
+from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
 from latentlake.results import DISTANCE, SearchResult
 from latentlake.storage import Storage
-from operators.errors import NotFound, SpecError, did_you_mean
+from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,6 +45,7 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("version", pa.int64()),  # of the table, once published; null: the run published nothing
     ]
 )
+SUMMARY = StoredFormat("the summary of a commit")
 # Lance ends its messages with the place in its own source.
 PLACE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
 
@@ -89,7 +90,22 @@ class Table:
 
     @cached_property
     def _provenances(self) -> dict[str, Provenance]:
-        return columns_of(self.schema)
+        return {name: read_provenance(self.schema, name) for name in self._vectors if name not in self.unreadable}
+
+    @cached_property
+    def _vectors(self) -> list[str]:
+        return vector_columns(self.schema)
+
+    @cached_property
+    def unreadable(self) -> dict[str, str]:
+        """Vector columns whose provenance cannot be read, with the reason: they are none of `columns`."""
+        reasons = {}
+        for name in self._vectors:
+            try:
+                read_provenance(self.schema, name)
+            except Unreadable as failure:
+                reasons[name] = str(failure)
+        return reasons
 
     @property
     def columns(self) -> list[str]:
@@ -97,7 +113,9 @@ class Table:
         return list(self._provenances)
 
     def provenance(self, column: str) -> Provenance:
-        """What made the vectors of `column`. Raises `NotFound`."""
+        """What made the vectors of `column`. Raises `NotFound`, `Unreadable`."""
+        if column in self.unreadable:
+            raise Unreadable(self.unreadable[column])
         if column not in self._provenances:
             raise NotFound(
                 f"table '{self.name}' has no vector column '{column}'.{did_you_mean(column, self.columns)}\n"
@@ -130,7 +148,7 @@ class Table:
                 tags=tuple(sorted(tag for tag, target in tags.items() if target == number)),
                 rows=int(found["metadata"]["total_rows"]),
                 run_id=(properties := self._properties(number)).get("run_id"),
-                summary=json.loads(properties["summary"]) if "summary" in properties else None,
+                summary=read_summary(properties.get("summary")),
             )
             for found in self._dataset.versions()
         ]
@@ -218,7 +236,7 @@ class Table:
         return check_vector(vector, column, stored)
 
     def _default_columns(self) -> list[str]:
-        return [name for name in self.schema.names if name not in self._provenances and name not in HASHES]
+        return [name for name in self.schema.names if name not in self._vectors and name not in HASHES]
 
     def _known(self, columns: Sequence[str]) -> list[str]:
         """`columns` without repetition. Raises `NotFound` for one that the table does not have."""
@@ -238,6 +256,14 @@ class Table:
     def __repr__(self) -> str:
         tag = f", tag={self.tag!r}" if self.tag else ""
         return f"Table({self.name!r}, version={self.version}{tag}, columns={self.columns})"
+
+
+def read_summary(text: str | None) -> dict[str, Any] | None:
+    """The summary of its run that a commit carries; None where there is none that can be read: others commit too."""
+    try:
+        return None if text is None else SUMMARY.read(text)
+    except Unreadable:
+        return None
 
 
 def is_internal(name: str) -> bool:

@@ -12,6 +12,7 @@ LatentLakeError
 │   └── SchemaMismatch           a column whose type the table already fixed otherwise
 ├── NotFound                     a table, version, tag, column or row that is not there (exit 2)
 ├── SourceError                  the source could not be listed (exit 1)
+├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
 └── WriterConflict               another writer holds, or changed, the table (exit 4)
@@ -113,6 +114,10 @@ class NotFound(LatentLakeError):
 
 class SourceError(LatentLakeError):
     """The source could not be listed."""
+
+
+class Unreadable(LatentLakeError):
+    """What a lake keeps of a run, or of a column, is damaged, or was written by a later release."""
 
 
 class AccountingError(LatentLakeError):

@@ -6,9 +6,9 @@ Both sides may be larger than memory. They meet in a DuckDB database on local di
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -61,16 +61,6 @@ class Changes:
     def gone_share(self) -> float:
         """Share of the table's objects that are gone from the source."""
         return self.gone / self.in_table if self.in_table else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able values; the inverse of `from_json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Changes:
-        """What `to_json` gave."""
-        carried = {column: Carried(**counts) for column, counts in values["carried"].items()}
-        return cls(**{**values, "carried": carried})
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ that has nothing to do with the rows (a kill, a lost machine) costs one careful 
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
-from operators.errors import LatentLakeError
+from operators.errors import LatentLakeError, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class Note:
     attempt: str = ""  # the first one, told from others: a write that finds its own content counts as done
 
 
+FORMAT = StoredFormat("the note of an attempt")
+ADAPTER = TypeAdapter(Note)
+
+
 class Journal:
     """The note of one attempt at one stage of one shard."""
 
@@ -53,7 +58,7 @@ class Journal:
     def __enter__(self) -> Journal:
         """Begin an attempt. Raises `LatentLakeError` where attempts keep dying, and not of a row."""
         first = Note(attempt=secrets.token_hex(8))
-        if self._place.put_if_absent(self._name, json.dumps(asdict(first)).encode()):
+        if self._place.put_if_absent(self._name, FORMAT.write(asdict(first)).encode()):
             return self
         self.careful = True
         note = self._read()
@@ -105,20 +110,26 @@ class Journal:
 
     def _read(self) -> Note:
         try:
-            return Note(**json.loads(self._place.fs.cat_file(self._place.path(self._name))))
-        except (FileNotFoundError, ValueError):  # it was being written as its process died
+            return read_note(self._place, self._name)
+        except FileNotFoundError:
             return Note()
 
     def _write(self) -> None:
-        self._place.put(self._name, json.dumps(asdict(self._note)).encode())
+        self._place.put(self._name, FORMAT.write(asdict(self._note)).encode())
 
 
 def forgive(run_folder: Storage) -> None:
     """Take what was under way for innocent: the notes are of a driver that is dead itself, and its workers with it."""
     place = run_folder.child(ATTEMPTS_FOLDER)
     for name in place.list_names():
-        try:
-            note = json.loads(place.fs.cat_file(place.path(name)))
-        except ValueError:
-            continue
-        place.put(name, json.dumps(note | {"fruitless": 0, "working_on": []}).encode())
+        note = read_note(place, name)
+        place.put(name, FORMAT.write(asdict(replace(note, fruitless=0, working_on=[]))).encode())
+
+
+def read_note(place: Storage, name: str) -> Note:
+    """A note; one that says nothing where it cannot be read: its process died as it was being written, say."""
+    try:
+        return FORMAT.check(ADAPTER, FORMAT.read(place.fs.cat_file(place.path(name))))
+    except Unreadable as failure:
+        log.warning("%s: %s", name, failure)
+        return Note()

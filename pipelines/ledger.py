@@ -5,7 +5,6 @@ Both are written from shard records and reports, by run id, so that writing them
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +15,11 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
 from latentlake.table import open_dataset as open_storage_dataset
+from operators.errors import Unreadable
 from pipelines.lease import hold_table
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ RUNS_SCHEMA = pa.schema(
     ]
 )
 # What became of a run. One that failed or was interrupted goes on when its job is run again; the others have ended.
+REPORT, SPEC = StoredFormat("the report of the run"), StoredFormat("the job that the ledger remembers")
 ROLLED_BACK = "rolled back"
 STATES = ("published", "unchanged", "maintained", ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
 
@@ -81,13 +83,23 @@ def append_rows(lake: Storage, name: str, rows: pa.Table) -> lance.LanceDataset:
 
 def record_run(lake: Storage, row: dict[str, Any]) -> None:
     """Write a run's line of the ledger, in place of the one it may have. Other tables' runs write at the same time."""
-    line = {**row, "finished_at": datetime.now(UTC), "report": json.dumps(row["report"])}
+    line = {**row, "finished_at": datetime.now(UTC), "report": REPORT.write(row["report"])}
     rows = pa.Table.from_pylist([line], schema=RUNS_SCHEMA)
     runs = open_dataset(lake, RUNS_TABLE)
     runs = make_ledger(lake) if runs is None else runs
     if missing := [field for field in RUNS_SCHEMA if field.name not in runs.schema.names]:
         runs.add_columns(pa.schema(missing))  # a ledger of an earlier release
     runs.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+
+def read_report(text: str | None) -> dict[str, Any]:
+    """The report of a line of the ledger; empty where it cannot be read."""
+    try:
+        report = REPORT.read(text)
+    except Unreadable as failure:
+        log.warning("%s", failure)
+        return {}
+    return report if isinstance(report.get("counts", {}), dict) else {}
 
 
 def make_ledger(lake: Storage) -> lance.LanceDataset:

@@ -5,31 +5,47 @@ It holds the table's lease, so that it never meets a running job; readers keep w
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, NotRequired
 
 import lance
 from lance.commit import CommitConflictError
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
 from latentlake.indexes import describe_indexes, measure_recall, merge_index
 from latentlake.provenance import columns_of
 from latentlake.storage import Storage
-from operators.errors import AccountingError, NotFound, WriterConflict
+from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.lease import LEASE_FOLDER, Lease, hold_table
-from pipelines.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
-from pipelines.manifest import Manifest, finished_shards, settle_maintenance, write_manifest
+from pipelines.ledger import RUNS_TABLE, SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
+from pipelines.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
 from pipelines.plan import new_run_id
 from pipelines.run import cut_short, discard
 from pipelines.sinks.columns import read_merged
 from pipelines.sinks.lance import find_commit, named_files
-from pipelines.tally import read_records
+from pipelines.tally import readable_records
 
 log = logging.getLogger(__name__)
+
+
+class GateShape(TypedDict):
+    """What upkeep reads of a stored job's gates."""
+
+    min_recall: NotRequired[float | None]
+
+
+class JobShape(TypedDict):
+    """What upkeep reads of a stored job."""
+
+    gates: GateShape
+
+
+GATES = TypeAdapter(JobShape)
 
 FRAGMENT_ROWS = 1_000_000
 KEEP_VERSIONS = timedelta(days=7)
@@ -58,6 +74,8 @@ def maintain_table(
         before = open_newest(lake, table)
         settle_maintenance(lake, table, before.version)
         resumable = []
+        for run_id, why in unreadable_runs(lake, table).items():
+            log.warning("run %s is not resumable, and its folder is removed: %s", run_id, why)
         for manifest, obstacle in cut_short(lake, table, before):
             if obstacle is None:
                 resumable.append(manifest)
@@ -115,12 +133,21 @@ def gate_again(lake: Storage, table: str, dataset: lance.LanceDataset) -> tuple[
     stored = columns_of(dataset.schema)
     columns = [info.column for info in describe_indexes(dataset) if info.metric and info.column in stored]
     recall = {column: measure_recall(dataset, column, stored[column].metric) for column in columns}
-    specs = [line["spec"] for line in read_runs(lake, table, "head IS NOT NULL") if line["spec"]]
-    least = json.loads(specs[0])["gates"]["min_recall"] if specs else None
+    try:
+        least = stored_gate(lake, table)
+    except Unreadable as failure:
+        log.warning("no tag is moved, because nobody knows what the job's gates ask for: %s", failure)
+        return recall, False
     held = least is None or all(found >= least for found in recall.values())
     if not held:
         log.warning("an index finds too little (%s, gates.min_recall asks for %.3f): no tag is moved", recall, least)
     return recall, held
+
+
+def stored_gate(lake: Storage, table: str) -> float | None:
+    """`gates.min_recall` of the job that the table was last written by; None: it asks for nothing. Raises `Unreadable`."""
+    specs = [line["spec"] for line in read_runs(lake, table, "head IS NOT NULL") if line["spec"]]
+    return SPEC.check(GATES, SPEC.read(specs[0]))["gates"].get("min_recall") if specs else None
 
 
 def move_tags(dataset: lance.LanceDataset, before: int) -> list[str]:
@@ -192,7 +219,7 @@ def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: 
             old -= {file.path for file in fragment.metadata.files}
     for manifest in resumable:
         place = manifest.place(lake)
-        written = (text for record in read_records(place, finished_shards(place)) for text in record["fragments"])
+        written = (text for record in readable_records(place) for text in record["fragments"])
         old -= named_files(chain(written, (record["fragment"] for record in read_merged(place))))
     for name in old:
         data.remove(name)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
+from operators.errors import Unreadable
+from pipelines.changes import Changes, Retry
 from pipelines.hashes import HASH_SCHEME
-from pipelines.ledger import WORK_FOLDER, read_runs
+from pipelines.ledger import WORK_FOLDER, read_report, read_runs
 
 MANIFEST = "run.json"
 SHARDS_FOLDER = "shards"
@@ -25,6 +28,9 @@ RESUMABLE = ("failed", "interrupted")  # states of runs that go on when their jo
 class Manifest:
     """A run under way, or one that was and can go on. JSON-able but for the schemas."""
 
+    # A field that is not known here is refused: without it the run might be gone on with wrongly.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
     run_id: str
     table: str
     job: str
@@ -34,9 +40,9 @@ class Manifest:
     base_version: int | None
     version: int | None  # the table's version that the fragments are written for
     listing: str
-    retry: dict[str, Any] | None  # see `changes.Retry`
+    retry: Retry | None
     shards: tuple[int, ...]  # objects of each
-    changes: dict[str, Any]
+    changes: Changes
     fields: pa.Schema  # metadata columns
     new_fields: pa.Schema
     schema: pa.Schema  # of the table after the run
@@ -64,14 +70,22 @@ class Manifest:
     def to_json(self) -> str:
         """JSON that `from_json` reads."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return json.dumps(values | {name: encode_schema(values[name]) for name in SCHEMAS})
+        values |= {"changes": asdict(self.changes), "retry": None if self.retry is None else asdict(self.retry)}
+        return FORMAT.write(values | {name: encode_schema(values[name]) for name in SCHEMAS})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Read what `to_json` wrote."""
-        value = json.loads(text)
-        schemas = {name: decode_schema(value[name]) for name in SCHEMAS}
-        return cls(**{**value, **schemas, "shards": tuple(value["shards"])})
+        """Read what `to_json`, of this release or an earlier one, wrote. Raises `Unreadable`."""
+        values = FORMAT.read(text)
+        try:
+            schemas = {name: decode_schema(values[name]) for name in SCHEMAS}
+        except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as failure:
+            raise Unreadable(f"{FORMAT.what} holds no schema of the table: {failure!r}.") from failure
+        return FORMAT.check(ADAPTER, {**values, **schemas})
+
+
+FORMAT = StoredFormat("the manifest of the run")
+ADAPTER = TypeAdapter(Manifest)
 
 
 def encode_schema(schema: pa.Schema) -> str:
@@ -90,19 +104,39 @@ def write_manifest(lake: Storage, manifest: Manifest) -> None:
 
 
 def read_manifest(place: Storage) -> Manifest | None:
-    """The manifest in a run's folder; None where there is none, or the run died as it was being written."""
+    """The manifest in a run's folder; None where there is none. Raises `Unreadable`: the run died as it was being written, or
+    it is of another release, or another run's."""
     try:
-        return Manifest.from_json(place.fs.cat_file(place.path(MANIFEST)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        manifest = Manifest.from_json(place.fs.cat_file(place.path(MANIFEST)))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    if not place.uri.endswith(f"/{manifest.table}/{manifest.run_id}"):
+        raise Unreadable(f"{FORMAT.what} is that of run '{manifest.run_id}' of table '{manifest.table}'.")
+    return manifest
 
 
 def unfinished_runs(lake: Storage, table: str) -> Iterator[Manifest]:
-    """Runs of a table that are under way or were cut short, newest first."""
-    folder = lake.child(WORK_FOLDER, table)
-    found = [read_manifest(folder.child(name)) for name in folder.list_names()]
-    known = [manifest for manifest in found if manifest is not None]
+    """Runs of a table that are under way or were cut short, newest first; without those that `unreadable_runs` gives."""
+    known = [manifest for _, manifest in read_manifests(lake, table) if isinstance(manifest, Manifest)]
     yield from sorted(known, key=lambda manifest: manifest.started_at, reverse=True)
+
+
+def unreadable_runs(lake: Storage, table: str) -> dict[str, str]:
+    """Runs of a table that were cut short and cannot be gone on with, as their manifest cannot be read: why, by run id."""
+    return {name: str(why) for name, why in read_manifests(lake, table) if isinstance(why, Unreadable)}
+
+
+def read_manifests(lake: Storage, table: str) -> Iterator[tuple[str, Manifest | Unreadable]]:
+    """The manifest in each folder of a run that has one, or what keeps it from being read."""
+    folder = lake.child(WORK_FOLDER, table)
+    for name in folder.list_names():
+        try:
+            manifest = read_manifest(folder.child(name))
+        except Unreadable as failure:
+            yield name, failure
+        else:
+            if manifest is not None:
+                yield name, manifest
 
 
 def settle_maintenance(lake: Storage, table: str, newest: int) -> None:
@@ -136,7 +170,7 @@ def described_runs(lake: Storage, table: str, running: bool) -> list[dict[str, A
                 "job": manifest.job,
                 "state": state,
                 "started_at": datetime.fromtimestamp(manifest.started_at, UTC).isoformat(timespec="seconds"),
-                "listed": manifest.changes["listed"],
+                "listed": manifest.changes.listed,
                 "embedded": None,
                 "rejected": None,
                 "shards": f"{len(finished_shards(manifest.place(lake)))}/{len(manifest.shards)}",
@@ -144,8 +178,19 @@ def described_runs(lake: Storage, table: str, running: bool) -> list[dict[str, A
                 "version": None,
             }
         )
+    for name in unreadable_runs(lake, table):
+        line = lines.pop(name, None) or {"state": "killed", "job": None}
+        found.append(
+            {
+                "run_id": name,
+                "job": line["job"],
+                "state": f"{line['state']}, not resumable",
+                "started_at": started_at(name),
+                **dict.fromkeys(["listed", "embedded", "rejected", "shards", "base_version", "version"]),
+            }
+        )
     for line in lines.values():
-        report = json.loads(line["report"])
+        report = read_report(line["report"])
         counts = report.get("counts", {})
         found.append(
             {
@@ -160,3 +205,12 @@ def described_runs(lake: Storage, table: str, running: bool) -> list[dict[str, A
             }
         )
     return sorted(found, key=lambda run: (run["started_at"], run["run_id"]), reverse=True)
+
+
+def started_at(run_id: str) -> str:
+    """When a run began, by its name; empty where the name does not tell."""
+    try:
+        began = datetime.strptime(run_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return ""
+    return began.isoformat(timespec="seconds")

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
 from latentlake.storage import Storage
-from operators.errors import NotFound, SpecError
+from operators.errors import NotFound, SpecError, Unreadable
 from pipelines.jobfile import parse_job
-from pipelines.ledger import read_runs
+from pipelines.ledger import SPEC, read_runs
 from pipelines.spec import JobSpec, TableSpec
 
 # Storage options that may come from a lake: they reach nothing that the reader has not named.
 HARMLESS_OPTIONS = frozenset({"aws_region", "region", "aws_default_region", "aws_skip_signature", "skip_signature"})
+
+
+class SourceShape(TypedDict):
+    """What is looked at of a stored job's source before anything of it is believed."""
+
+    storage_options: dict[str, str]
+
+
+class JobShape(TypedDict):
+    """What is looked at of a stored job before anything of it is believed."""
+
+    source: SourceShape
+    embed: list[dict[str, Any]]
+
+
+SHAPE = TypeAdapter(JobShape)
 
 
 def stored_job(lake: Storage, table: str) -> JobSpec:
@@ -24,9 +42,13 @@ def stored_job(lake: Storage, table: str) -> JobSpec:
     lines = [line for line in read_runs(lake, table, "head IS NOT NULL") if line.get("spec")]
     if not lines:
         raise NotFound(f"lake '{lake.uri}' remembers no run of table '{table}'.\n  Give the job: --job FILE.")
-    data: dict[str, Any] = json.loads(lines[0]["spec"])
+    try:
+        data = SPEC.read(lines[0]["spec"])
+        shape = SPEC.check(SHAPE, data)
+    except Unreadable as failure:
+        raise SpecError(f"{failure}\n  Give the job: --job FILE.") from failure
     risks = [
-        f"source.storage_options.{name}" for name in data["source"]["storage_options"] if name not in HARMLESS_OPTIONS
+        f"source.storage_options.{name}" for name in shape["source"]["storage_options"] if name not in HARMLESS_OPTIONS
     ]
     risks += [
         f"embed[{at}].{name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,7 +20,7 @@ from pipelines.changes import Retry
 from pipelines.cluster import running_ray
 from pipelines.journal import ATTEMPTS_FOLDER, forgive
 from pipelines.lease import Lease, hold_table
-from pipelines.ledger import WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
+from pipelines.ledger import SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
 from pipelines.manifest import (
     MANIFEST,
     RESUMABLE,
@@ -30,6 +29,7 @@ from pipelines.manifest import (
     finished_shards,
     settle_maintenance,
     unfinished_runs,
+    unreadable_runs,
     write_manifest,
 )
 from pipelines.memory import PeakMemory
@@ -43,9 +43,9 @@ from pipelines.plan import (
 )
 from pipelines.report import actors_over_time, build_report
 from pipelines.shard import record_name
-from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER
+from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER, forget_unreadable
 from pipelines.spec import JobSpec
-from pipelines.tally import Tally, read_records
+from pipelines.tally import Tally, read_records, readable_records
 from pipelines.work import GONE, LEFT, WORK, read_ids, read_work_ids
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry:
     table = open_dataset(lake, name)
     if table is not None:
         settle_maintenance(lake, name, table.version)
+    for run_id, why in unreadable_runs(lake, name).items():
+        log.warning("run %s is not resumable: %s What it had finished is done again", run_id, why)
     for manifest, obstacle in cut_short(lake, name, table):
         if manifest.resume_key != key and manifest.is_of_this_release:
             continue  # another job's
@@ -254,8 +256,9 @@ class Run:
         if plan.resumed is None:
             return set()
         forgive(plan.place)
+        forget_unreadable(plan.place)
         there = data_files(plan.spec.table.lake, plan.spec.table.name)
-        for record in read_records(plan.place, finished_shards(plan.place)):
+        for record in readable_records(plan.place):
             if named_files(record["fragments"]) - there:
                 log.warning("files of shard %d are gone; it is done again", record["status"]["shard"])
                 plan.place.remove(SHARDS_FOLDER, record_name(record["status"]["shard"]))
@@ -372,7 +375,7 @@ class Run:
                 "report": self.report,
                 "head": self.head if state not in RESUMABLE else None,
                 "tag": self.report.get("tag") if failure is None else None,
-                "spec": json.dumps(spec.to_json()),
+                "spec": SPEC.write(spec.to_json()),
             },
         )
         if listing != plan.listing:

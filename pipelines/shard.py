@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Json, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from operators.batch import Batch, object_array
+from operators.errors import Unreadable
 from pipelines.spec import ShardSpec
 
 SHARDS_A_PART = 1000  # shards (row groups) of one file of work
@@ -178,12 +182,54 @@ def record_name(shard: int) -> str:
     return f"{shard:09}.json"
 
 
+class FileShape(TypedDict):
+    """A data file of a fragment."""
+
+    path: str
+
+
+class FragmentShape(TypedDict):
+    """What we read of a fragment's JSON; the rest is Lance's."""
+
+    files: list[FileShape]
+
+
+class PatchShape(TypedDict):
+    """See `sinks.columns.write_patch`."""
+
+    file: str
+    fragments: list[int]
+    rows: int
+
+
+class RecordShape(TypedDict):
+    """What a shard's record must have to be understood at all; `sinks.lance.WriteShard` makes it."""
+
+    attempt: str
+    status: Status
+    counts: dict[str, dict[Literal["listed", "embedded", "reused", "unchanged", "filtered", "rejected"], int]]
+    fragments: list[Json[FragmentShape]]
+    rows: int
+    patch: PatchShape | None
+    truncated: dict[str, int]
+
+
+RECORD = StoredFormat("the record of the shard")
+SHAPE = TypeAdapter(RecordShape)
+
+
 def write_record(place: Storage, shard: int, record: dict[str, Any]) -> bool:
     """Write a shard's record: from now on the shard is done. False, and nothing is written, where it was done before."""
-    return place.put_if_absent(record_name(shard), json.dumps(record).encode())
+    return place.put_if_absent(record_name(shard), RECORD.write(record).encode())
 
 
 def read_record(place: Storage, shard: int) -> dict[str, Any]:
-    """Read a shard's record."""
-    record: dict[str, Any] = json.loads(place.fs.cat_file(place.path(record_name(shard))))
+    """Read a shard's record. Raises `Unreadable`."""
+    try:
+        record = RECORD.read(place.fs.cat_file(place.path(record_name(shard))))
+        RECORD.check(SHAPE, record)
+    except Unreadable as failure:
+        raise Unreadable(f"shard {shard}: {failure}") from failure
+    if record["status"]["shard"] != shard:
+        raise Unreadable(f"shard {shard}: {RECORD.what} is that of shard {record['status']['shard']}.")
     return record

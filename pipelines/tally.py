@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,12 @@ from typing import IO, Any
 import pyarrow as pa
 
 from latentlake.storage import Storage
-from pipelines.manifest import SHARDS_FOLDER
-from pipelines.shard import read_record
+from operators.errors import Unreadable
+from pipelines.manifest import SHARDS_FOLDER, finished_shards
+from pipelines.shard import read_record, record_name
 from pipelines.sources.base import in_groups
+
+log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 READ_AHEAD = 256  # records fetched at once
@@ -106,11 +110,29 @@ class Tally:
 
 
 def read_records(run_folder: Storage, shards: Iterable[int]) -> Iterator[Record]:
-    """Records of shards, in order, several fetched at once."""
+    """Records of shards, in order, several fetched at once. Raises `Unreadable`."""
     place = run_folder.child(SHARDS_FOLDER)
     with ThreadPoolExecutor(16) as pool:
         for group in in_groups(shards, READ_AHEAD):
             yield from pool.map(lambda shard: read_record(place, shard), group)
+
+
+def readable_records(run_folder: Storage) -> Iterator[Record]:
+    """Records of the finished shards. One that cannot be read is taken away: its shard is done again, its files are orphans."""
+    place = run_folder.child(SHARDS_FOLDER)
+
+    def read(shard: int) -> Record | None:
+        """A record; None where it was taken away."""
+        try:
+            return read_record(place, shard)
+        except Unreadable as failure:
+            log.warning("%s The shard is done again", failure)
+            place.remove(record_name(shard))
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        for group in in_groups(finished_shards(run_folder), READ_AHEAD):
+            yield from (record for record in pool.map(read, group) if record is not None)
 
 
 def lines_of(file: IO[str]) -> Iterator[Any]:

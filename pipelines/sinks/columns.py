@@ -17,15 +17,31 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Json, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
+from operators.errors import Unreadable
 from pipelines.ledger import open_dataset
+from pipelines.shard import FragmentShape
 
 log = logging.getLogger(__name__)
 
 PATCHES_FOLDER, MERGED_FOLDER = "patches", "merged"  # in a run's folder
 ROW_ID = "_rowid"
+RECORD = StoredFormat("the record of a merged fragment")
 FRAGMENT_BITS = 32  # of a row id: the fragment's number is above, the row's place in it below
+
+
+class RecordShape(TypedDict):
+    """What a merged fragment's record must have to be understood at all."""
+
+    fragment: Json[FragmentShape]
+    fields: list[int]
+
+
+SHAPE = TypeAdapter(RecordShape)
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class MergeColumns:
         rows = pa.concat_tables([read_patch(self.place, name, number) for name in names])
         fragment, fields = table.get_fragment(number).update_columns(rows, left_on=ROW_ID, right_on=ROW_ID)
         record = {"fragment": json.dumps(fragment.to_json()), "fields": list(fields)}
-        merged.put_if_absent(merged_name(number), json.dumps(record).encode())
+        merged.put_if_absent(merged_name(number), RECORD.write(record).encode())
 
 
 def merged_name(number: int) -> str:
@@ -62,9 +78,34 @@ def merged_name(number: int) -> str:
 
 
 def read_merged(place: Storage) -> list[dict[str, Any]]:
-    """Records of the merged fragments in a run's folder: fragment (JSON) and the ids of the fields that were filled."""
+    """Records of the merged fragments in a run's folder: fragment (JSON) and the ids of the fields that were filled.
+
+    Raises `Unreadable`.
+    """
+    return [read_record(place, name) for name in merged_names(place)]
+
+
+def merged_names(place: Storage) -> list[str]:
+    """File names of the records of the merged fragments in a run's folder."""
+    return [name for name in place.child(MERGED_FOLDER).list_names() if name.endswith(".json")]
+
+
+def read_record(place: Storage, name: str) -> dict[str, Any]:
+    """The record of one merged fragment. Raises `Unreadable`."""
     merged = place.child(MERGED_FOLDER)
-    return [json.loads(merged.fs.cat_file(merged.path(name))) for name in merged.list_names() if name.endswith(".json")]
+    record = RECORD.read(merged.fs.cat_file(merged.path(name)))
+    RECORD.check(SHAPE, record)
+    return record
+
+
+def forget_unreadable(place: Storage) -> None:
+    """Take away the records that cannot be read: their fragments are merged again."""
+    for name in merged_names(place):
+        try:
+            read_record(place, name)
+        except Unreadable as failure:
+            log.warning("%s: %s It is merged again", name, failure)
+            place.remove(MERGED_FOLDER, name)
 
 
 def write_patch(place: Storage, shard: int, rows: pa.Table, columns: Sequence[str]) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from lance.fragment import write_fragments
 
 from latentlake.retries import is_transient
 from latentlake.storage import Storage
-from latentlake.table import read_transaction
+from latentlake.table import SUMMARY, read_transaction
 from operators.errors import AccountingError, LatentLakeError, WriterConflict
 from pipelines.accounting import count_shard
 from pipelines.lease import Lease
@@ -191,7 +191,7 @@ def commit(plan: Plan, version: int | None, tally: Tally, summary: dict[str, Any
     if not plan.replaces_all and not (tally.fragments or tally.replaced or tally.patches or plan.removes):
         return None
     check_files(plan, tally)
-    properties = {"run_id": plan.run_id, "summary": json.dumps(summary)}
+    properties = {"run_id": plan.run_id, "summary": SUMMARY.write(summary)}
     for _ in range(COMMIT_ATTEMPTS):
         lease.check()
         table = open_dataset(lake, name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lance import LanceDataset
 
 from clusters import this_machine
 from latentlake.storage import Storage
@@ -16,7 +17,7 @@ from pipelines.embed import make_reader
 from pipelines.embedding import EmbedShard, EmbedTask, drops
 from pipelines.jobfile import parse_job
 from pipelines.lease import Lease, hold_table
-from pipelines.ledger import WORK_FOLDER
+from pipelines.ledger import WORK_FOLDER, open_dataset
 from pipelines.manifest import finished_shards, write_manifest
 from pipelines.plan import Plan, make_plan
 from pipelines.run import plan_run
@@ -71,6 +72,13 @@ def merge_here(plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -
 
 def lake_of(job: Mapping[str, Any]) -> Storage:
     return parse_job(job).table.lake
+
+
+def open_lance(job: Mapping[str, Any]) -> LanceDataset:
+    """The job's table, at its newest version."""
+    table = open_dataset(lake_of(job), job["table"]["name"])
+    assert table is not None
+    return table
 
 
 def work_folder(job: Mapping[str, Any]) -> Storage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,11 +196,6 @@ def test_an_object_of_the_table_that_cannot_be_listed_stays_rejected():
     found = changes_of([entry("x")], [entry("x")], {"x": "old"}, [reject("x", stage="list")])
     assert work_of(found) == {}
     assert carried(found) == (0, 1, 0)
-
-
-def test_changes_are_json():
-    found = changes_of([entry("x"), entry("y")], [entry("x")], {"x": "h", "z": "h"}, [reject("x", "b")])
-    assert Changes.from_json(json.loads(json.dumps(found.changes.to_json()))) == found.changes
 
 
 def test_work_in_pieces_keeps_the_order_of_the_listing(monkeypatch: pytest.MonkeyPatch):

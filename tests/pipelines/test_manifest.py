@@ -10,15 +10,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from damage_maker import DAMAGE
 from hypothesis import given
 from hypothesis import strategies as st
 from job_maker import HASHING, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
-from run_maker import cut_short, lake_of, plan_of, resolved, work_folder
+from run_maker import cut_short, lake_of, merge_here, open_lance, plan_of, resolved, tally_of, work_folder
 
 from latentlake.storage import Storage, open_storage
-from operators.errors import GateRefused
-from pipelines.changes import Retry
+from operators.errors import GateRefused, Unreadable
+from pipelines.changes import Carried, Changes, Retry
+from pipelines.hashes import HASH_SCHEME
+from pipelines.journal import ATTEMPTS_FOLDER, Journal
 from pipelines.ledger import record_run
 from pipelines.manifest import (
     MANIFEST,
@@ -29,11 +32,13 @@ from pipelines.manifest import (
     read_manifest,
     settle_maintenance,
     unfinished_runs,
+    unreadable_runs,
     write_manifest,
 )
 from pipelines.plan import resume_key
 from pipelines.rollback import roll_back
 from pipelines.run import clear_folder, discard, plan_run
+from pipelines.sinks.columns import MERGED_FOLDER
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -42,12 +47,12 @@ def manifest_of(run_id: str, **changes: Any) -> Manifest:
     vectors = pa.field("v", pa.list_(pa.float16(), 4), metadata={b"provenance": b'{"x": "\xc3\xbc"}'})
     values: dict[str, Any] = {
         "run_id": run_id, "table": "t", "job": "j", "resume_key": "k", "state_key": "s", "started_at": 12.5,
-        "base_version": 3, "version": 4, "listing": f"{run_id}/listing", "retry": {"stage": None}, "shards": (2, 1),
-        "changes": {"listed": 3, "carried": {"v": {"unchanged": 1}}},
+        "base_version": 3, "version": 4, "listing": f"{run_id}/listing", "retry": Retry(None), "shards": (2, 1),
+        "changes": Changes(3, 2, 20, {"v": Carried(unchanged=1)}, gone=0, in_table=1, left=0),
         "fields": pa.schema([pa.field("n", pa.int64())]),
         "new_fields": pa.schema([]),
         "schema": pa.schema([pa.field("id", pa.string(), nullable=False), vectors]),
-        "spec": {"name": "j"},
+        "spec": {"name": "j"}, "hash_scheme": HASH_SCHEME,
     }  # fmt: skip
     return Manifest(**values | changes)
 
@@ -95,17 +100,48 @@ def test_the_manifest_of_a_plan_holds_all_that_the_plan_does(tmp_path: Path):
     assert again.resumed == found
 
 
-def test_manifests_that_are_not_whole_are_none(lake: Storage):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_manifest_that_cannot_be_read_is_told_of(lake: Storage, damage: str):
     manifest = manifest_of("r1")
     write_manifest(lake, manifest)
     place = manifest.place(lake)
     assert read_manifest(place) == manifest
-    text = manifest.to_json().encode()
-    for part in (b"", text[: len(text) // 2]):
-        place.fs.pipe_file(place.path(MANIFEST), part)
-        assert read_manifest(place) is None
-        assert list(unfinished_runs(lake, "t")) == []
+    place.fs.pipe_file(place.path(MANIFEST), DAMAGE[damage](manifest.to_json().encode()))
+    with pytest.raises(Unreadable, match="the manifest of the run"):
+        read_manifest(place)
+    assert list(unfinished_runs(lake, "t")) == []
+    assert list(unreadable_runs(lake, "t")) == ["r1"]
+    (line,) = described_runs(lake, "t", False)
+    assert (line["run_id"], line["state"]) == ("r1", "killed, not resumable")
+
+
+def test_a_folder_without_a_manifest_is_no_run(lake: Storage):
     assert read_manifest(lake.child("nowhere")) is None
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Manifest)])
+def test_a_manifest_with_a_field_that_is_not_right_is_told_of(field: str):
+    values = json.loads(manifest_of("r1").to_json())
+    for wrong in ([{}], {"a": []}, 1.5):
+        if (field, wrong) not in [("started_at", 1.5), ("spec", {"a": []})]:
+            with pytest.raises(Unreadable):
+                Manifest.from_json(json.dumps({**values, field: wrong}))
+    with pytest.raises(Unreadable, match="unknown"):
+        Manifest.from_json(json.dumps({**values, "unknown": 1}))
+
+
+def test_a_manifest_is_of_the_run_in_whose_folder_it_lies(lake: Storage):
+    for other in (manifest_of("r2"), manifest_of("r1", table="other")):
+        place = manifest_of("r1").place(lake)
+        place.put(MANIFEST, other.to_json().encode())
+        with pytest.raises(Unreadable, match=r"is that of run 'r\d' of table"):
+            read_manifest(place)
+
+
+def test_a_manifest_of_an_earlier_release_has_no_number():
+    values = json.loads(manifest_of("r1").to_json())
+    assert values.pop("format") == 1 and values.pop("hash_scheme") == HASH_SCHEME
+    assert Manifest.from_json(json.dumps(values)) == manifest_of("r1", hash_scheme=1)
 
 
 def test_unfinished_runs_newest_first(lake: Storage):
@@ -247,6 +283,55 @@ def test_shards_whose_files_are_gone_are_done_again(tmp_path: Path):
     data.remove(data.list_names()[0])
     report = run_job(job)
     assert (report["shards_taken_over"], report["rows_written"]) == (1, 8)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_shards_whose_record_cannot_be_read_are_done_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+):
+    job = sharded(tmp_path)
+    plan = cut_short(job, 2)
+    shards = plan.place.child(SHARDS_FOLDER)
+    record = shards.fs.cat_file(shards.path("000000001.json"))
+    assert json.loads(record)["format"] == 1
+    shards.fs.pipe_file(shards.path("000000001.json"), DAMAGE[damage](record))
+    report = run_job(job)
+    assert (report["run_id"], report["shards_taken_over"], report["rows_written"]) == (plan.run_id, 1, 8)
+    assert "shard 1: the record of the shard" in caplog.text and "The shard is done again" in caplog.text
+
+
+def test_a_record_of_another_shard_is_not_taken(tmp_path: Path):
+    job = sharded(tmp_path)
+    shards = cut_short(job, 1).place.child(SHARDS_FOLDER)
+    shards.put("000000001.json", shards.fs.cat_file(shards.path("000000000.json")))
+    assert (run_job(job)["shards_taken_over"], len(rows_of(job))) == (1, 8)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_new_column_whose_record_cannot_be_read_is_merged_again(tmp_path: Path, damage: str):
+    job = sharded(tmp_path)
+    run_job(job)
+    both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 8}]}
+    plan = cut_short(both)
+    with tally_of(plan) as tally:
+        merge_here(plan, open_lance(job).version, tally.patches)
+    merged = plan.place.child(MERGED_FOLDER)
+    for name in merged.list_names()[1:]:
+        merged.fs.pipe_file(merged.path(name), DAMAGE[damage](merged.fs.cat_file(merged.path(name))))
+    report = run_job(both)
+    assert (report["run_id"], report["shards_taken_over"]) == (plan.run_id, 3)
+    assert all(row["g"] is not None for row in rows_of(both).values())
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_note_that_cannot_be_read_says_nothing(tmp_path: Path, damage: str):
+    job = sharded(tmp_path)
+    plan = cut_short(job, 1)
+    with Journal(plan.place, "000000001-read"):
+        notes = plan.place.child(ATTEMPTS_FOLDER)
+        note = notes.fs.cat_file(notes.path("000000001-read.json"))
+    notes.put("000000001-read.json", DAMAGE[damage](note))
+    assert (run_job(job)["shards_taken_over"], len(rows_of(job))) == (1, 8)
 
 
 def test_a_fresh_run_discards_the_one_that_was_cut_short(tmp_path: Path):

@@ -276,7 +276,16 @@ def test_a_record_is_what_makes_a_shard_done(tmp_path: Path):
     place = open_storage(str(tmp_path / "shards"))
     with pytest.raises(FileNotFoundError):
         read_record(place, 3)
-    record = {"status": {"shard": 3}, "rows": 5}
+    status = vars(Status(3, listed=5))
+    record = {
+        "attempt": "a",
+        "status": status,
+        "counts": {},
+        "fragments": [],
+        "rows": 5,
+        "patch": None,
+        "truncated": {},
+    }
     write_record(place, 3, record)
     assert read_record(place, 3) == record
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["000000003.json"]

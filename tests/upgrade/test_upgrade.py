@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from make_lake import SOURCE, make_jobs, sentence
 from release_maker import Release
 from typer.testing import CliRunner
 
+from operators.errors import FingerprintMismatch
+from operators.preprocess import find_operator, operators_by_name
 from pipelines.cli import app
 from pipelines.jobfile import parse_job
 from pipelines.ledger import read_runs
@@ -45,10 +48,14 @@ def run(release: Release, table: str) -> dict[str, Any]:
     return run_job(parse_job(release.jobs[table]))
 
 
-def command(*arguments: str, code: int = 0) -> Any:
-    """What a command prints, as JSON where it is; its exit code is checked."""
+def command(*arguments: str, error: type[Exception] | None = None) -> Any:
+    """What a command prints, as JSON where it is; or with `error` the error of that type that it ends with, as text."""
     done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == code, (arguments, done.output, done.exception)
+    if error is not None:
+        assert isinstance(done.exception, error), (arguments, done.output, done.exception)
+        return repr(done.exception)
+    if done.exception is not None:
+        raise done.exception
     return json.loads(done.stdout.splitlines()[-1]) if "--json" in arguments else done.stdout
 
 
@@ -77,6 +84,46 @@ def test_a_run_of_a_job_whose_source_is_as_it_was_changes_nothing(release: Relea
     assert (report["state"], report["version"], report["objects_read"]) == ("unchanged", VERSIONS[table], 0)
     assert counts["unchanged"] + counts["rejected"] + counts["filtered"] == counts["listed"]
     assert release.open(table).version == VERSIONS[table]
+
+
+def raise_version(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+    """Let an operator be of a later version than it was."""
+    known = find_operator(op)
+    later = replace(known, version=known.version + 1)
+    found = {name: later if name == op else one for name, one in operators_by_name().items()}
+    monkeypatch.setattr("operators.preprocess.operators_by_name", lambda: found)
+
+
+@pytest.mark.parametrize("what", ["decoder", "chunk_text", "drop_short_text"])
+@pytest.mark.parametrize("table", ["docs", "pictures", "sounds"])
+def test_what_made_the_documents_alone_may_have_another_version(
+    release: Release, table: str, what: str, monkeypatch: pytest.MonkeyPatch
+):
+    if what == "decoder":
+        for decoder in ("text", "image", "audio"):
+            monkeypatch.setattr(f"operators.decode.{decoder}.VERSION", 99)
+    else:
+        raise_version(monkeypatch, what)
+    first = release.open(table).search(QUERIES[table], k=1).to_list()[0]
+    assert first["id"] == FOUND[table]
+    if what == "decoder":
+        with pytest.raises(FingerprintMismatch):
+            run(release, table)
+
+
+def test_what_a_query_goes_through_may_not(release: Release, monkeypatch: pytest.MonkeyPatch):
+    raise_version(monkeypatch, "clean_text")
+    with pytest.raises(FingerprintMismatch, match="this query has"):
+        release.open("docs").search("boat")
+
+
+def test_an_operator_that_is_unknown_here_does_not_stop_a_search(
+    release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    known = {name: op for name, op in operators_by_name().items() if name not in ("clean_text", "chunk_text")}
+    monkeypatch.setattr("operators.preprocess.operators_by_name", lambda: known)
+    assert release.open("docs").search(QUERIES["docs"], k=1).to_list()[0]["id"] == FOUND["docs"]
+    assert "operator 'clean_text' of column 'h' is not known here: the query goes without it" in caplog.text
 
 
 def test_the_killed_run_is_gone_on_with_or_discarded(release: Release, caplog: pytest.LogCaptureFixture):
