@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from latentlake.filters import reason_of
 from latentlake.query import QueryModels
 from latentlake.storage import Storage, open_storage
-from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_dataset, reason_of
+from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_dataset
 from latentlake.trust import Trust
 from operators.errors import LatentLakeError, NotFound, SpecError, did_you_mean
 

@@ -7,8 +7,7 @@ not, and it searches; lancedb would be a second handle, with an older Lance insi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
 from latentlake.indexes import IndexInfo, describe_indexes, nearest
 from latentlake.provenance import Provenance, read_provenance, vector_columns
@@ -46,8 +47,6 @@ REJECTS_SCHEMA = pa.schema(
     ]
 )
 SUMMARY = StoredFormat("the summary of a commit")
-# Lance ends its messages with the place in its own source.
-PLACE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ class Table:
 
     def count(self, where: str | None = None) -> int:
         """Number of rows, of those that the SQL filter `where` keeps if it is given. Raises `SpecError` for a bad filter."""
+        check_filter(self._dataset, where)
         with explain_filter(where):
             return int(self._dataset.count_rows(where))
 
@@ -135,6 +135,7 @@ class Table:
         if limit is not None and limit < 0:
             raise SpecError(f"limit is {limit}; it must be 0 or more.")
         wanted = None if columns is None else self._known(columns)
+        check_filter(self._dataset, where)
         with explain_filter(where):
             return self._dataset.to_table(columns=wanted, filter=where, limit=limit)
 
@@ -199,6 +200,7 @@ class Table:
         if (query is None) == (id is None):
             raise SpecError("give a query or `id=`, and not both.")
         names = self._known(columns) if columns is not None else self._default_columns()
+        check_filter(self._dataset, where)  # before a model is loaded
         kind = "row" if id is not None else kind_of(query)
         column = choose_column(kind, query, self._provenances, column, self.name)
         stored = self.provenance(column)
@@ -207,8 +209,7 @@ class Table:
         asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact)
         found = self._nearest(asked, where, [*names, "id"])
         if id is not None:
-            kept = [row for row, other in enumerate(found["id"].to_pylist()) if other != id]
-            found = found.take(kept[:k])
+            found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)
         return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options)
 
     def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
@@ -329,19 +330,3 @@ def checkout(dataset: Any, name: str, wanted: int | str) -> Any:
             f"table '{name}' has no version {wanted}; there are {len(numbers)}, from {min(numbers)} to {max(numbers)}.\n"
             "  `versions()` lists them; a cleaned-up version is gone for good."
         ) from failure
-
-
-@contextmanager
-def explain_filter(where: str | None) -> Iterator[None]:
-    """Turn what Lance raises about the filter `where` into a `SpecError` with its reason."""
-    try:
-        yield
-    except (ValueError, OSError) as failure:
-        if where is None or not ("Invalid user input" in str(failure) or "filter expression" in str(failure)):
-            raise
-        raise SpecError(f"where = {where!r}: {reason_of(failure)}") from failure
-
-
-def reason_of(failure: BaseException) -> str:
-    """The message of a failure inside Lance, one line, without the places in Lance's source."""
-    return " ".join(PLACE.sub("", str(failure)).replace("Invalid user input: ", "").split())
