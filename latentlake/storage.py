@@ -7,9 +7,11 @@ Option values are literals for what is public and references for what is secret:
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +37,14 @@ from operators.errors import SpecError
 log = logging.getLogger(__name__)
 
 OBJECT_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "abfs", "abfss": "abfss"}
+NO_LINKS = (
+    None,
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+)  # how a file system says it has no hard links
+CLAIM_S = 60.0
 SECRET_WORDS = ("secret", "token", "password", "account_key", "sas", "access_key_id", "api_key", "credential")
 # The AWS variable for an endpoint, which object_store reads too; a plain-http one needs its leave to be used.
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -347,7 +357,32 @@ def write_once(path: Path, content: bytes) -> None:
     """Write a file whole, or not at all. Raises `FileExistsError` where there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(path, content) as draft:
-        path.hardlink_to(draft)
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            raise
+        except (NotImplementedError, OSError) as failure:
+            if getattr(failure, "errno", None) not in NO_LINKS:
+                raise
+            move_if_absent(draft, path)
+
+
+def move_if_absent(draft: Path, path: Path) -> None:
+    """Put a file in its place where none is, on a file system without hard links. Raises `FileExistsError`.
+
+    A second file says who may; one that a process left which died in between counts for nothing after `CLAIM_S`.
+    """
+    claim = path.with_name(f".{path.name}.claim")
+    with suppress(FileNotFoundError):
+        if time.time() - claim.stat().st_mtime > CLAIM_S:
+            claim.unlink()
+    claim.touch(exist_ok=False)
+    try:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        draft.replace(path)
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def read_local(path: str) -> bytes:
 
 def open_regular(path: str, flags: int) -> int:
     """Open a file without waiting: for a pipe that took its place since the listing nobody may ever write."""
-    handle = os.open(path, flags | os.O_NONBLOCK)
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise ReadError("not a regular file")
