@@ -1,5 +1,5 @@
 """Where a job runs: profiles, and later job submission."""
 
-from clusters.profile import ClusterProfile, this_machine
+from clusters.profile import Capacity, ClusterProfile, Node, machine_capacity, this_machine
 
-__all__ = ["ClusterProfile", "this_machine"]
+__all__ = ["Capacity", "ClusterProfile", "Node", "machine_capacity", "this_machine"]

@@ -1,6 +1,6 @@
 """The lake: versioned tables of vectors, and how to read and search them. Loads neither ray nor torch."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from latentlake.layout import check_layout
 
@@ -37,4 +37,7 @@ __all__ = [
     "get_available_embedders",
 ]
 
-__version__ = version("latentlake")
+try:
+    __version__ = version("latentlake")
+except PackageNotFoundError:  # the packages alone, as in the working directory of a Ray job
+    __version__ = "unknown"

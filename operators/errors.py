@@ -13,6 +13,7 @@ LatentLakeError
 ├── NotFound                     a table, version, tag, column or row that is not there (exit 2)
 ├── SourceError                  the source could not be listed (exit 1)
 ├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
+├── ClusterError                 Ray cannot be started or reached, or nothing moves on it (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
 └── WriterConflict               another writer holds, or changed, the table (exit 4)
@@ -118,6 +119,10 @@ class SourceError(LatentLakeError):
 
 class Unreadable(LatentLakeError):
     """What a lake keeps of a run, or of a column, is damaged, or was written by a later release."""
+
+
+class ClusterError(LatentLakeError):
+    """Ray cannot be started or reached, or nothing moves on it. What is finished is kept."""
 
 
 class AccountingError(LatentLakeError):

@@ -27,7 +27,7 @@ app = typer.Typer(
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the job.")]
 ClusterFile = Annotated[
-    Path | None, typer.Option("--cluster", metavar="FILE", help="Cluster profile (YAML); this machine.")
+    Path | None, typer.Option("--cluster", metavar="FILE", help="Cluster profile (YAML), see docs/job.md.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LakeUri = Annotated[str, typer.Argument(metavar="URI", help="The lake: a folder, or s3://bucket/prefix.")]
@@ -346,16 +346,16 @@ def open_table(uri: str, table: str, tag: str | None, version: int | None, optio
 
 
 def load_profile(path: Path | None) -> Any:
-    """The cluster profile in a file; this machine's without one. What the file leaves out is this machine's."""
+    """The cluster profile in a file. What it leaves out, or all without a file, is found where the job runs."""
     import yaml
     from pydantic import ValidationError
 
-    from clusters import this_machine
+    from clusters import ClusterProfile
 
     if path is None:
-        return this_machine()
+        return ClusterProfile()
     try:
-        return this_machine(yaml.safe_load(path.read_text()) or {})
+        return ClusterProfile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except OSError as failure:
         raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
     except (yaml.YAMLError, ValidationError, TypeError) as failure:

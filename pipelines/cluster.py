@@ -9,61 +9,164 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from clusters import ClusterProfile
+from clusters import Capacity, ClusterProfile, Node, machine_capacity
+from operators.batch import describe
+from operators.errors import ClusterError
 
 log = logging.getLogger(__name__)
+
+STARTING = "Is there memory, and room in TMPDIR, whose path must be short? Ray's own words may say more."
+REACHING = (
+    "Check the profile's address (or RAY_ADDRESS), that its head runs this version of Ray, and RAY_AUTH_TOKEN_PATH."
+)
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def address_of(profile: ClusterProfile) -> str | None:
+    """Where the job's Ray is: what the profile says, else `RAY_ADDRESS`, as for `ray.init`; None: a private Ray is started.
+
+    `ray job submit` sets `RAY_ADDRESS` for the command it runs.
+    """
+    address = profile.address or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def reached(profile: ClusterProfile) -> AbstractContextManager[None]:
+    """The Ray of a cluster, which tells what there is to plan with; nothing where a private one will do, if one is needed."""
+    return nullcontext() if address_of(profile) is None else running_ray(profile)
 
 
 @contextmanager
 def running_ray(profile: ClusterProfile) -> Iterator[None]:
-    """Ray, for as long as the job needs it. One that was running before is left running."""
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        yield
-        return
-    if profile.address is not None:
-        import ray
+    """Ray, for as long as the job needs it. One that was running before is left running.
 
-        ray.init(address=profile.address, log_to_driver=False, logging_level=logging.WARNING)
-        try:
+    Raises `ClusterError` where it cannot be started or reached; the environment is then, as after the job, what it was.
+    """
+    if is_connected():
+        yield
+    elif address := address_of(profile):
+        with connected(f"Ray at '{address}' cannot be reached", REACHING, address=address):
             yield
-        finally:
-            ray.shutdown()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="ll-", dir=tempfile.gettempdir()))
-    private_authentication(folder)
+    else:
+        capacity = profile.applied_to(machine_capacity())
+        with (
+            private_folder() as folder,
+            private_authentication(folder),
+            connected(
+                "Ray could not be started",
+                STARTING,
+                address="local",  # not what RAY_ADDRESS says
+                num_cpus=capacity.cpus,
+                num_gpus=capacity.gpus,
+                include_dashboard=False,
+                object_store_memory=profile.object_store_bytes(capacity),
+                _temp_dir=str(folder),
+            ),
+        ):
+            yield
+
+
+@contextmanager
+def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
+    """A connection to a Ray. Raises `ClusterError` where there is none."""
     import ray
 
-    ray.init(
-        num_cpus=profile.cpus,
-        num_gpus=profile.gpus,
-        include_dashboard=False,
-        object_store_memory=profile.object_store_bytes,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder),
-    )
     try:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
+        except Exception as failure:  # of many kinds, and none is the job's
+            raise ClusterError(f"{fault}: {describe(failure)}\n  {remedy}") from failure
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for a private Ray's files, whose sockets need a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="ll-"))
+    try:
+        yield folder
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def private_authentication(folder: Path) -> None:
-    """Let only this job's processes talk to its Ray; whoever set Ray's authentication before keeps it.
+@contextmanager
+def private_authentication(folder: Path) -> Iterator[None]:
+    """Let only this job's processes talk to its Ray; whoever has set Ray's authentication keeps it.
 
-    Ray reads the mode as it is imported, so where that has happened the process keeps the mode it has: none.
+    The environment, which the Ray's processes inherit, is restored at the end.
     """
     if "RAY_AUTH_MODE" in os.environ:
+        yield
         return
-    if "ray" in sys.modules:
-        os.environ["RAY_AUTH_MODE"] = "disabled"
+    before = {name: os.environ.pop(name, None) for name in AUTHENTICATION}
+    try:
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="ascii")
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
+        read_authentication()
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        read_authentication()
+
+
+def read_authentication() -> None:
+    """Let Ray read its authentication from the environment again: it does so as it is imported, and then no more."""
+    if "ray" not in sys.modules:
         return
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def capacity_of(profile: ClusterProfile) -> Capacity:
+    """What a job with this profile may plan with: what it states, and for the rest what lives where it runs.
+
+    Connects for a moment to the cluster that the job names, unless the profile states all. Raises `ClusterError`.
+    """
+    stated = None not in (profile.cpus, profile.gpus, profile.memory_mb, profile.nodes)
+    if stated:
+        return profile.applied_to(Capacity((Node(1),)))
+    if not is_connected() and address_of(profile) is None:
+        return profile.applied_to(machine_capacity())
+    with running_ray(profile):
+        capacity = profile.applied_to(living_capacity())
+    if capacity.cpus < 1:
+        raise ClusterError(
+            "the cluster has no node with CPUs now.\n  Start one, or, where nodes come on demand, state in the cluster profile what "
+            "the job may plan with: cpus, gpus, memory_mb, nodes."
+        )
+    return capacity
+
+
+def living_capacity() -> Capacity:
+    """The nodes of the Ray that this process is connected to which are alive and offer CPUs or GPUs."""
+    import ray
+
+    offered = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [
+        Node(
+            found.get("CPU", 0),
+            found.get("GPU", 0),
+            int(found.get("memory", 0) + found.get("object_store_memory", 0)) >> 20,
+        )
+        for found in offered
+        if found.get("CPU") or found.get("GPU")
+    ]
+    return Capacity(tuple(sorted(nodes, key=lambda node: (node.gpus, node.cpus), reverse=True)) or (Node(0),))

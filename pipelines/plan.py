@@ -11,7 +11,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from clusters import ClusterProfile
+from clusters import Capacity, ClusterProfile
 from latentlake.provenance import columns_of, fingerprint_of
 from latentlake.storage import Storage
 from latentlake.stored import stored_bytes
@@ -19,6 +19,7 @@ from operators.embedders.base import short_hash
 from operators.errors import GateRefused, SpecError
 from operators.model_files import unpinned_model
 from pipelines.changes import Changes, Comparison, Retry, table_objects
+from pipelines.cluster import capacity_of
 from pipelines.hashes import HASH_SCHEME
 from pipelines.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
 from pipelines.listing import known_files, read_listing, write_listing
@@ -38,6 +39,7 @@ class Plan:
     run_id: str
     spec: JobSpec  # resolved
     profile: ClusterProfile
+    capacity: Capacity  # what it was planned with
     pools: tuple[Pool, ...]
     base_version: int | None
     base_run: BaseRun | None
@@ -174,7 +176,8 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
     listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
     another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
     """
-    pools = tuple(plan_pools(spec.embed, profile))
+    capacity = capacity_of(profile)
+    pools = tuple(plan_pools(spec.embed, capacity))
     run_id = new_run_id()
     lake, name = spec.table.lake, spec.table.name
     place = place or lake.child(WORK_FOLDER, name, run_id)
@@ -221,6 +224,7 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
         run_id=run_id,
         spec=spec,
         profile=profile,
+        capacity=capacity,
         pools=pools,
         base_version=base_version,
         base_run=base_run,
@@ -239,11 +243,13 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
 
 def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest) -> Plan:
     """The plan of a run that was cut short, as its manifest tells it; pools, gates and tag are the job's of now."""
+    capacity = capacity_of(profile)
     return Plan(
         run_id=manifest.run_id,
         spec=spec,
         profile=profile,
-        pools=tuple(plan_pools(spec.embed, profile)),
+        capacity=capacity,
+        pools=tuple(plan_pools(spec.embed, capacity)),
         base_version=manifest.base_version,
         base_run=None,
         restores=False,

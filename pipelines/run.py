@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from clusters import ClusterProfile, this_machine
+from clusters import ClusterProfile
 from latentlake.indexes import build_index
 from latentlake.provenance import columns_of
 from latentlake.storage import Storage
@@ -17,7 +17,7 @@ from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
 from pipelines.accounting import Counts, count_run
 from pipelines.changes import Retry
-from pipelines.cluster import running_ray
+from pipelines.cluster import reached, running_ray
 from pipelines.journal import ATTEMPTS_FOLDER, forgive
 from pipelines.lease import Lease, hold_table
 from pipelines.ledger import SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
@@ -76,8 +76,9 @@ def run_job(
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
-    with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease:
-        plan = plan_run(spec, profile or this_machine(), fresh, retry)
+    profile = profile or ClusterProfile()
+    with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease, reached(profile):
+        plan = plan_run(spec, profile, fresh, retry)
         run = Run(plan, lease, began, progress or (lambda done, total: None))
         try:
             run.execute()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clusters import ClusterProfile
+from clusters import Capacity, ClusterProfile, Node
 from operators.embedders.hashing import Config
 from operators.errors import PoolUnschedulable
 from pipelines.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 from pipelines.spec import EmbedSpec, PoolSpec
+
+NOTHING = Capacity((Node(1),))  # is there beside what the profile states
 
 
 def plan(models: int | list[dict[str, Any]], **profile: Any) -> list[Pool]:
@@ -18,7 +22,8 @@ def plan(models: int | list[dict[str, Any]], **profile: Any) -> list[Pool]:
     embeds = tuple(
         EmbedSpec(column=f"c{k}", config=Config(), pool=PoolSpec.model_validate(pool)) for k, pool in enumerate(asked)
     )
-    return plan_pools(embeds, ClusterProfile.model_validate({"memory_mb": 64_000, **profile}))
+    stated = ClusterProfile.model_validate({"memory_mb": 64_000, "gpus": 0, "nodes": 1, **profile})
+    return plan_pools(embeds, stated.applied_to(NOTHING))
 
 
 def sizes(pool: Pool) -> tuple[int, int, int]:
@@ -156,3 +161,77 @@ def test_a_pool_that_holds_every_cpu_is_refused_with_the_remedy():
 def test_the_least_that_must_be_held_decides_not_the_most():
     (pool,) = plan([{"min": 1, "max": 8, "num_cpus": 1}], cpus=2)
     assert sizes(pool) == (1, 1, 8)
+
+
+# nodes
+
+TWO_NODES = Capacity((Node(2, memory_mb=8000), Node(2, memory_mb=8000)))
+
+
+def pools_on(capacity: Capacity, *asked: dict[str, Any], shrink: bool = False) -> list[Pool]:
+    embeds = tuple(
+        EmbedSpec(column=f"c{k}", config=Config(), pool=PoolSpec.model_validate(pool)) for k, pool in enumerate(asked)
+    )
+    return plan_pools(embeds, capacity, shrink)
+
+
+def test_actors_that_fit_one_to_a_node_are_planned():
+    (pool,) = pools_on(TWO_NODES, {"min": 2, "num_cpus": 1.25})
+    assert sizes(pool) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("cpus", "num_cpus", "most"), [(4, 1, 3), (4, 3.5, 1), (4, 0.5, 4), (1, 0.5, 1)])
+def test_a_stated_share_bounds_the_planned_number(cpus: int, num_cpus: float, most: int):
+    (pool,) = pools_on(Capacity((Node(cpus, memory_mb=64_000),)), {"num_cpus": num_cpus})
+    assert sizes(pool) == (most, most, most)
+
+
+def test_room_in_sum_is_no_room_on_a_node():
+    with pytest.raises(
+        PoolUnschedulable, match=r"find no room on the cluster's nodes \(2 x 2 CPUs\): an actor runs on one node"
+    ):
+        pools_on(TWO_NODES, {"min": 1, "num_cpus": 2.5})
+    with pytest.raises(PoolUnschedulable, match="find no room"):
+        pools_on(Capacity((Node(1),) * 4), {"min": 2, "num_cpus": 1.25})
+
+
+def test_reading_needs_room_on_one_node_too():
+    with pytest.raises(PoolUnschedulable, match="find no room"):
+        pools_on(Capacity((Node(2.2),) * 5), {"min": 5, "num_cpus": 2})
+
+
+def test_gpus_of_two_nodes_are_not_one_nodes():
+    apart = Capacity((Node(4, 1), Node(4, 1)))
+    with pytest.raises(PoolUnschedulable, match="GPUs"):
+        pools_on(apart, {"min": 1, "num_gpus": 2})
+    with pytest.raises(PoolUnschedulable, match="find no room"):  # the GPUs are there, but not beside the CPUs
+        pools_on(Capacity((Node(8), Node(1, 2))), {"min": 2, "num_gpus": 1, "num_cpus": 1})
+    assert pools_on(apart, {"min": 2, "num_gpus": 1})[0].min == 2
+
+
+def test_after_a_loss_pools_shrink_to_what_is_left():
+    (pool,) = pools_on(Capacity((Node(2),)), {"min": 2, "num_cpus": 1.25}, shrink=True)
+    assert sizes(pool) == (1, 1, 1)
+    first, second = pools_on(
+        Capacity((Node(2),)), {"min": 3, "num_cpus": 0.5}, {"min": 2, "num_cpus": 0.5}, shrink=True
+    )
+    assert (first.min, second.min) == (1, 1) or first.min + second.min == 3
+
+
+def test_what_does_not_fit_with_one_actor_each_is_refused_after_a_loss_too():
+    with pytest.raises(PoolUnschedulable):
+        pools_on(Capacity((Node(1),)), {"min": 2, "num_cpus": 1.25}, shrink=True)
+
+
+@given(
+    st.lists(st.sampled_from([0.5, 1, 2, 4, 7.5, 16]), min_size=1, max_size=6),
+    st.lists(st.integers(0, 4), min_size=6, max_size=6),
+    st.integers(1, 4),
+)
+def test_what_is_planned_for_any_cluster_runs_on_it(cpus: list[float], gpus: list[int], models: int):
+    capacity = Capacity(tuple(Node(c, g, 64_000) for c, g in zip(cpus, gpus, strict=False)))
+    if max(cpus) < 4 or sum(cpus) < 2 * models:  # smaller ones may be refused, with the remedy
+        return
+    pools = pools_on(capacity, *[{"num_gpus": 0}] * models)
+    assert all(pool.min >= 1 and pool.threads <= max(cpus) for pool in pools)
+    assert sum(pool.min * pool.num_cpus for pool in pools) + READER_CPUS + WRITER_CPUS <= sum(cpus) + 1e-6

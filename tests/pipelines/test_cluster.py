@@ -1,0 +1,131 @@
+"""The Ray that a job runs on: started, reached, found; and a process that runs one job after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusters import Capacity, ClusterProfile, Node, machine_capacity
+from operators.errors import ClusterError
+from pipelines import cluster
+from pipelines.cluster import address_of, capacity_of, living_capacity, reached, running_ray
+
+OWN_PROCESS = Path(__file__).parent / "own_process.py"
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_process_runs_one_job_after_another(short_folder: Path):
+    (short_folder / "tmp").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**kept, "TMPDIR": str(short_folder / "tmp"), "HOME": str(short_folder)}
+    done = subprocess.run(
+        [sys.executable, str(OWN_PROCESS), str(short_folder)], env=environment, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    steps = {(line := json.loads(text))["step"]: line for text in done.stdout.splitlines() if text.startswith("{")}
+    results = {name: line["result"] for name, line in steps.items()}
+    failed = results.pop("failed start")
+    assert failed.startswith("ClusterError: Ray could not be started: ")
+    assert "TMPDIR" in failed
+    assert results == {
+        "first": "published",
+        "notebook": "published",
+        "in the user's Ray": "published",
+        "which goes on": 42,
+        "with its settings": True,
+    }
+    assert all(line["restored"] and not line["left"] for line in steps.values()), steps
+
+
+def test_an_address_is_the_profiles_or_the_environments(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert address_of(ClusterProfile()) is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")  # as `ray job submit` sets it
+    assert address_of(ClusterProfile()) == "10.0.0.5:6379"
+    assert address_of(ClusterProfile(cpus=3)) == "10.0.0.5:6379"
+    assert address_of(ClusterProfile(address="other:1")) == "other:1"
+    assert address_of(ClusterProfile(address="local")) is None
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert address_of(ClusterProfile()) is None
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As if this process had no Ray; where a cluster would have been reached."""
+    asked: list[str] = []
+
+    def init(address: str = "", **_: object) -> None:
+        asked.append(address)
+        raise ConnectionError(f"nobody answers at {address}")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "is_connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return asked
+
+
+def test_a_cluster_that_cannot_be_reached_is_named(no_ray: list[str]):
+    for attempt in (running_ray, reached):
+        told = pytest.raises(ClusterError, match=r"Ray at 'h:1' cannot be reached: .*nobody answers at h:1\n  Check")
+        with told, attempt(ClusterProfile(address="h:1")):
+            pytest.fail("there is no Ray")
+    with pytest.raises(ClusterError, match="'h:1' cannot be reached"):
+        capacity_of(ClusterProfile(address="h:1"))  # and nothing of this machine is taken for the cluster's
+    assert no_ray == ["h:1"] * 3
+
+
+def test_the_environment_comes_back_where_ray_does_not_start(no_ray: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "read_authentication", lambda: None)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/of/the/user")
+    before = dict(os.environ)
+    with pytest.raises(ClusterError, match="Ray could not be started"), running_ray(ClusterProfile()):
+        pytest.fail("there is no Ray")
+    assert (dict(os.environ), no_ray) == (before, ["local"])
+
+
+def test_what_a_profile_states_in_full_asks_nobody(no_ray: list[str]):
+    stated = ClusterProfile(address="h:1", cpus=8, gpus=0, memory_mb=4000, nodes=2)
+    assert capacity_of(stated) == Capacity((Node(4, 0, 2000),) * 2)
+    assert capacity_of(ClusterProfile()) == machine_capacity()
+    assert capacity_of(ClusterProfile(cpus=3, nodes=1)).cpus == 3
+    with reached(ClusterProfile()):
+        pass
+    assert no_ray == []
+
+
+def test_a_cluster_without_cpus_says_what_to_state(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "is_connected", lambda: True)
+    dead = {"Alive": False, "Resources": {"CPU": 8.0}}
+    head = {"Alive": True, "Resources": {"memory": 1.0, "node:10.0.0.1": 1.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [dead, head])
+    with pytest.raises(ClusterError, match=r"no node with CPUs now\.\n  .*cpus, gpus, memory_mb, nodes"):
+        capacity_of(ClusterProfile())
+    assert capacity_of(ClusterProfile(cpus=64, nodes=8)).nodes[0].cpus == 8
+
+
+def test_living_nodes_are_learned_from_ray(monkeypatch: pytest.MonkeyPatch):
+    resources = {"CPU": 4.0, "GPU": 2.0, "memory": 3.0 * 2**30, "object_store_memory": 1.0 * 2**30}
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0, "memory": 2.0**30}},
+        {"Alive": True, "Resources": resources},
+        {"Alive": False, "Resources": resources},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert living_capacity() == Capacity((Node(4, 2, 4096), Node(16, 0, 1024)))
