@@ -25,6 +25,7 @@ from pipelines.pools import Pool
 from pipelines.reading import ReadShard, reject, set_column
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
 from pipelines.spec import EmbedSpec
+from pipelines.stall import at_work
 from pipelines.work import read_work
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class EmbedTask:
     drop: tuple[str, ...]  # prepared keys that no later model needs
     reader: ReadShard  # with which an actor draws its sample, so that no data travels with the task
     sampled: tuple[int, ...]  # shards to draw from
+    pulse: Any = None  # where actors at work say so; see `stall`
+    start_s: float = 900  # how long a model may take to load
 
 
 class EmbedShard:
@@ -52,6 +55,10 @@ class EmbedShard:
     def __init__(self, task: EmbedTask) -> None:
         self.task = task
         self.budget = task.embed.batch_cost or task.embed.config.batch_cost(task.pool.device)
+        with at_work(task.pulse, task.start_s):
+            self._load(task)
+
+    def _load(self, task: EmbedTask) -> None:
         began = time.time()
         self.embedder: Embedder = task.embed.config.load(task.pool.device, task.pool.threads)
         self.load_s = time.time() - began
@@ -62,6 +69,10 @@ class EmbedShard:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
+        with at_work(self.task.pulse) as further:
+            return self._embed(block, further)
+
+    def _embed(self, block: pa.Table, further: Callable[[], None]) -> pa.Table:
         began = time.time()
         status, rows = unpack(block)
         column, key = self.task.embed.column, self.task.embed.config.preparation_key()
@@ -72,7 +83,7 @@ class EmbedShard:
             prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
             with Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal:
                 model_began = time.perf_counter()
-                made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids)
+                made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids, further)
                 model_s = time.perf_counter() - model_began
             stored = to_stored(made, self.task.embed.dtype)
             checked = made if self.task.embed.dtype == "binary" else stored  # of bits nobody can tell
@@ -101,12 +112,18 @@ class EmbedShard:
 
 
 def embed_rows(
-    embedder: Embedder, prepared: Batch, budget: int, journal: Journal, ids: Sequence[str]
+    embedder: Embedder,
+    prepared: Batch,
+    budget: int,
+    journal: Journal,
+    ids: Sequence[str],
+    further: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, dict[int, str], int]:
     """Vectors float32 (n, dim) of prepared rows, why rows have none, by row, and the budget that batches may keep to.
 
     A batch on which the model raises is tried again, then halved until the bad rows stand alone. Where memory ran out and
     no row alone is to blame, the budget is halved for all batches to come. Rows that killed their process have no vector.
+    `further` is called for each batch.
     """
     total = len(prepared["cost"])
     reasons = {int(row): DIED for row in np.flatnonzero(journal.is_dead(ids))}
@@ -116,6 +133,7 @@ def embed_rows(
     def keep(rows: np.ndarray, made: np.ndarray) -> None:
         """Put the vectors of some rows in their places."""
         nonlocal vectors
+        further()
         if vectors is None:
             vectors = np.zeros((total, made.shape[1]), dtype=np.float32)
         vectors[rows] = made

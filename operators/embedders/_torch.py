@@ -9,6 +9,7 @@ import numpy as np
 
 from operators.batch import Batch
 from operators.embedders.base import EmbedderConfig
+from operators.errors import SpecError
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 
@@ -27,6 +28,18 @@ class TorchConfig(EmbedderConfig):
     compile: bool = False
 
 
+def check_device(device: str) -> None:
+    """Raise `SpecError` for a GPU that torch does not find, which a cluster may have promised all the same."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SpecError(
+            f"torch {torch.__version__} finds no GPU where this model was to load on one: there is no device, no driver, or this "
+            "torch is built without CUDA.\n  Put that right on the cluster's nodes, or embed on CPUs: pool.num_gpus: 0 in a job, "
+            'device="cpu" in Python.'
+        )
+
+
 class TorchEmbedder:
     """A model on a device. A family's class says in `forward` how prepared rows become vectors."""
 
@@ -38,6 +51,7 @@ class TorchEmbedder:
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
         self.config = config
         self.device = torch.device(device)
         self.dtype = getattr(torch, DTYPES[config.compute_dtype])

@@ -20,6 +20,7 @@ from operators.batch import Batch
 from operators.embedders._encoder import AnyEncoder, AudioEncoder, Encoder, ImageEncoder, TextEncoder
 from operators.embedders._onnx import open_onnxruntime
 from operators.embedders._tokens import read_tokenizer, token_ids, token_spans
+from operators.embedders._torch import check_device
 from operators.embedders._transformers import PINNED
 from operators.embedders.base import EmbedderConfig, Role
 from operators.errors import ModelNotFound, SpecError
@@ -220,6 +221,7 @@ def open_program(path: Path, encoder: Encoder, device: str, threads: int | None)
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
     program = move_to_device_pass(torch.export.load(path), device)
     module, inputs = program.module(), list(program.graph_signature.user_inputs)
     if len(inputs) != len(encoder.names):

@@ -1,0 +1,151 @@
+"""Whether a run on a cluster still moves: signs of life of its tasks, and a watch that stops an execution without any.
+
+Ray waits without end for what can never run: after the loss of a node, say, its actors start again on the others and hold
+all the CPUs that reading needs. A task at work therefore gives a sign every few seconds; where no shard is finished and no
+sign comes for a while, nobody is at work, and nothing will come of waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+BEAT_S = 3.0  # between two signs of life
+LIMIT_S = 3600.0  # a task that has come no further for so long gives no more signs
+LOOK_S = 1.0  # between two looks of the watch
+
+
+class Stalled(Exception):
+    """Nothing moves on a run."""
+
+
+class Pulse:
+    """Remembers the last sign of life of a run. An actor, which takes no CPU, beside the driver."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def beat(self) -> None:
+        """Somebody is at work."""
+        self.last = time.monotonic()
+
+    def silent_s(self) -> float:
+        """Seconds since the last sign."""
+        return time.monotonic() - self.last
+
+
+def start_pulse() -> Any:
+    """A `Pulse` on the driver's node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Pulse).options(**options).remote()
+
+
+@contextmanager
+def at_work(pulse: Any, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
+    """Give signs of life while something is done, for `limit_s` after the last call of what is yielded: "got further".
+
+    Without a `pulse` nothing is given.
+    """
+    progress, ended = [time.monotonic()], threading.Event()
+
+    def further() -> None:
+        progress[0] = time.monotonic()
+
+    def give_signs() -> None:
+        while time.monotonic() - progress[0] < limit_s:
+            pulse.beat.remote()
+            if ended.wait(BEAT_S):
+                return
+
+    if pulse is not None:
+        threading.Thread(target=give_signs, name="pulse", daemon=True).start()
+    try:
+        yield further
+    finally:
+        ended.set()
+
+
+def watched(stage: Any, pulse: Any) -> Callable[[pa.Table], pa.Table]:
+    """A stage that gives signs of life, under the name that its tasks have anyway."""
+
+    def work(block: pa.Table) -> pa.Table:
+        with at_work(pulse):
+            made: pa.Table = stage(block)
+        return made
+
+    work.__name__ = type(stage).__name__
+    return work
+
+
+@dataclass
+class Watch:
+    """Ends an execution, by `Stalled`, when nothing has moved for `stall_s`. Ray Data calls it at each of its steps."""
+
+    pulse: Any
+    stall_s: float
+    shard_at: float = field(default_factory=time.monotonic)  # when the last shard was finished
+    looked_at: float = 0.0
+    silent_s: float = 0.0
+    answer: Any = None  # of the pulse, on its way
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+        """Itself: Ray Data copies its settings, of which this is one."""
+        return self
+
+    def shard_finished(self) -> None:
+        """The run has come further."""
+        self.shard_at = time.monotonic()
+
+    def look(self) -> None:
+        """Raise `Stalled` where it is due. Never waits."""
+        now = time.monotonic()
+        quiet_s = now - self.shard_at
+        if quiet_s < self.stall_s or now - self.looked_at < LOOK_S:
+            return
+        self.looked_at = now
+        if self.answer is None:
+            self.answer = self.pulse.silent_s.remote(), now
+            return
+        asked, asked_at = self.answer
+        if ray.wait([asked], timeout=0)[0]:
+            self.answer = None
+            try:
+                self.silent_s = ray.get(asked)
+            except RayError:  # the actor is gone with its node, and starts again
+                self.silent_s = quiet_s
+        else:
+            self.silent_s = now - asked_at
+        if self.silent_s >= self.stall_s:
+            raise Stalled(
+                f"no shard was finished for {quiet_s:.0f} s, and no task was at work for {self.silent_s:.0f} s"
+            )
+
+
+@dataclass
+class WatchCallback:
+    """What Ray Data is given to call: see `DataContext.custom_execution_callback_classes`."""
+
+    watch: Watch
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Ray Data's; nothing to do."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Once per step of the execution's loop, also where nothing happens."""
+        self.watch.look()
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Ray Data's; nothing to do."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Ray Data's; nothing to do."""

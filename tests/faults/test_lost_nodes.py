@@ -1,0 +1,73 @@
+"""A cluster of two nodes, of which the second is lost in the middle of a run: the run ends well, and never hangs."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comparison import check_identical, take_snapshot
+from ray_cluster import RayCluster
+from worlds import EMBED, Worlds, first_run
+
+ROOT = Path(__file__).parent.parent.parent
+STALL_S = 30
+LIMIT_S = 600  # a run that takes longer counts as hanging
+SHARDS = 10
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A head of two CPUs."""
+    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder, RayCluster(Path(folder)) as made:
+        yield made
+
+
+@pytest.mark.fault("second node killed, mid-run", "the run goes on on the first; identical", sample=1)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_node_is_killed(worlds: Worlds, cluster: RayCluster, tmp_path: Path, seed: int) -> None:
+    world, draw = worlds.get(first_run), random.Random(seed)
+    shards, delay_s = draw.randrange(SHARDS), draw.uniform(0, 3)
+    # Two actors that hold most of a node each: on one node they would leave nothing for reading.
+    embed = {**EMBED, "delay_ms": 20, "pool": {"min": 2, "max": 2, "num_cpus": 1.25}}
+    job = world.new_job(tmp_path, embed=[embed])
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    (tmp_path / "cluster.yaml").write_text(f"address: {cluster.address}\nstall_s: {STALL_S}\nstart_s: 120\n")
+    node = cluster.add_node()
+    command = [sys.executable, "-m", "pipelines", "run", str(tmp_path / "job.json")]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--cluster", str(tmp_path / "cluster.yaml")],
+            cwd=ROOT,  # where its workers look for our packages too
+            env=cluster.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until = time.monotonic() + LIMIT_S
+        while len(list(tmp_path.glob("lake/_latentlake/t/*/shards/*"))) < shards or not list(
+            tmp_path.glob("lake/_latentlake/t/*/manifest*")
+        ):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        time.sleep(delay_s)
+        node.kill()
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it hangs after {shards} shards and {delay_s:.1f} s:\n{(tmp_path / 'log').read_text()}")
+    finally:
+        process.kill()
+        process.wait()
+        node.kill()
+    assert code == 0, (tmp_path / "log").read_text()
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)

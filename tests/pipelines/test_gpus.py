@@ -1,0 +1,80 @@
+"""Pools on GPUs: whole jobs on logical GPUs, without a device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from job_maker import make_job, write_texts
+
+from clusters import Capacity, Node
+from operators.embedders._torch import check_device
+from operators.errors import PoolUnschedulable, SpecError
+from pipelines.jobfile import parse_job
+from pipelines.run import run_job
+
+GPU_JOBS = Path(__file__).parent / "gpu_jobs.py"
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict[str, Any]]:
+    """What became of the jobs, by name."""
+    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder:
+        done = subprocess.run([sys.executable, str(GPU_JOBS), folder], text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return {(line := json.loads(text))["step"]: line for text in done.stdout.splitlines() if text.startswith("{")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whole_jobs_run_on_logical_gpus(steps: dict[str, dict[str, Any]]):
+    for name in ("whole", "shared"):
+        assert steps[name].get("rows") == 24, steps[name]
+        assert steps[name]["shards"] >= 4  # each came through as one block: the sink refuses anything else
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpus_that_are_not_there_are_told(steps: dict[str, dict[str, Any]]):
+    assert steps["too many"]["error"].startswith("PoolUnschedulable: the pools hold 3 GPUs at least")
+    assert steps["too many"]["exit_code"] == 2
+    if torch.cuda.is_available():
+        return
+    assert steps["no device"]["error"].startswith("SpecError: torch "), steps["no device"]
+    assert "finds no GPU" in steps["no device"]["error"] and "pool.num_gpus: 0" in steps["no device"]["error"]
+
+
+def test_a_cluster_without_gpus_refuses_the_job_at_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.plan.capacity_of", lambda profile: Capacity((Node(4, 0, 8000), Node(4, 0, 8000))))
+    source = write_texts(tmp_path / "in", {"a.txt": "a"})
+    for share in (1, 0.25):
+        job = make_job(tmp_path, source, embed=[{"column": "h", "family": "hashing", "pool": {"num_gpus": share}}])
+        with pytest.raises(PoolUnschedulable, match=r"the cluster has 0\.\n  Lower .*num_gpus: 0 to embed on CPUs"):
+            run_job(parse_job(job))
+
+
+def test_a_device_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(SpecError, match="finds no GPU"):
+            check_device(device)
+    check_device("cpu")
+
+
+def test_rays_map_batches_still_refuses_whole_blocks_on_gpus():
+    """Why `embed.embedded` calls `map_batches_internal`.
+
+    When this fails, Ray has learned it: call `map_batches` there. When `map_batches_internal` is gone and this holds, look
+    for what `Dataset.map_groups` calls, which needs the same.
+    """
+    flow = ray.data.Dataset.map_batches
+    with pytest.raises(ValueError, match="You must provide `batch_size`"):
+        flow(None, lambda block: block, batch_size=None, num_gpus=1)
+    assert callable(ray.data.Dataset.map_batches_internal)

@@ -1,0 +1,267 @@
+"""A run on which nothing moves: it is noticed, planned again, and in the end given up so that it can go on later."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from job_maker import make_job, write_texts
+from run_maker import embed_here
+
+from clusters import Capacity, ClusterProfile, Node
+from operators.errors import ClusterError
+from pipelines import embed, stall
+from pipelines.jobfile import parse_job
+from pipelines.plan import Plan
+from pipelines.run import run_job
+from pipelines.spec import JobSpec
+from pipelines.stall import Stalled, Watch, at_work, watched
+
+# signs of life
+
+
+class Signs:
+    """In place of the actor: counts the signs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.beat = SimpleNamespace(remote=self.add)
+
+    def add(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "BEAT_S", 0.01)
+
+
+def wait_for(held: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not held():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_task_gives_signs_while_it_works_and_then_no_more():
+    signs = Signs()
+    with at_work(signs):
+        wait_for(lambda: signs.count > 3)
+    time.sleep(0.1)
+    count = signs.count
+    time.sleep(0.2)
+    assert signs.count == count
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_task_that_gets_no_further_falls_silent():
+    signs = Signs()
+    with at_work(signs, limit_s=0.2) as further:
+        for _ in range(10):
+            time.sleep(0.05)
+            further()
+        assert signs.count > 20
+        time.sleep(0.4)
+        count = signs.count
+        time.sleep(0.2)
+        assert signs.count == count
+
+
+class Stage:
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block.slice(1)
+
+
+def test_a_watched_stage_keeps_its_name_and_result():
+    work = watched(Stage(), None)
+    assert work.__name__ == "Stage"
+    assert work(pa.table({"a": [1, 2]})).to_pydict() == {"a": [2]}
+
+
+# the watch
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.silent: float | None = 0.0  # what the pulse says; None: it does not answer
+        monkeypatch.setattr(stall, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(
+            stall.ray, "wait", lambda refs, timeout: (refs, []) if self.silent is not None else ([], refs)
+        )
+        monkeypatch.setattr(stall.ray, "get", lambda ref: self.silent)
+        self.pulse = SimpleNamespace(silent_s=SimpleNamespace(remote=lambda: "ref"))
+
+    def advance(self, watch: Watch, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.now += 1
+            watch.look()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_who_is_at_work_is_not_disturbed(clock: Clock):
+    watch = Watch(clock.pulse, 10, shard_at=clock.now)
+    clock.advance(watch, 10_000)
+
+
+def test_shards_that_finish_are_enough(clock: Clock):
+    watch = Watch(clock.pulse, 10, shard_at=clock.now)
+    clock.silent = 500.0
+    for _ in range(100):
+        clock.advance(watch, 9)
+        watch.shard_finished()
+
+
+def test_silence_is_a_stall(clock: Clock):
+    watch = Watch(clock.pulse, 10, shard_at=clock.now)
+    clock.silent = 9.0
+    clock.advance(watch, 60)
+    clock.silent = 10.0
+    with pytest.raises(Stalled, match=r"no shard was finished for .* s, and no task was at work for 10 s"):
+        clock.advance(watch, 5)
+
+
+def test_a_pulse_that_does_not_answer_is_silent(clock: Clock):
+    watch = Watch(clock.pulse, 10, shard_at=clock.now)
+    clock.silent = None
+    clock.advance(watch, 15)
+    with pytest.raises(Stalled):
+        clock.advance(watch, 10)
+
+
+def test_ray_data_copies_its_settings_but_not_the_watch():
+    watch = Watch(None, 1)
+    assert copy.deepcopy({"watch": watch})["watch"] is watch
+
+
+# losses
+
+
+def test_a_loss_is_the_clusters_fault_only_if_a_node_is_gone(monkeypatch: pytest.MonkeyPatch):
+    before, after = Capacity((Node(2), Node(2))), Capacity((Node(2),))
+    monkeypatch.setattr(embed, "LOSS_S", 0.1)
+    monkeypatch.setattr(embed, "living_capacity", lambda: before)
+    lost = ray.exceptions.ActorDiedError()
+    assert not embed.is_clusters_fault(lost, before)
+    assert not embed.is_clusters_fault(ValueError("a bug"), after)
+    monkeypatch.setattr(embed, "living_capacity", lambda: after)
+    assert embed.is_clusters_fault(lost, before)
+    assert not embed.is_clusters_fault(ValueError("a bug"), before)
+    assert embed.is_clusters_fault(Stalled("x"), after)
+
+
+# whole runs
+
+
+@pytest.fixture
+def executions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ...]]]:
+    """How many shards each execution finishes before nothing moves, to be filled in; without Ray. Then: those it was given."""
+    script: list[Any] = []
+
+    def run_flow(plan: Plan, pools: Any, capacity: Any, version: int, shards: list[int], attempt: str) -> Any:
+        finishes = script.pop(0)
+        script.append(tuple(shards))
+        yield from islice(embed_here(plan, version, shards, attempt), finishes)
+        if finishes is not None:
+            raise Stalled("no shard was finished for 9 s")
+
+    monkeypatch.setattr(embed, "run_flow", run_flow)
+    monkeypatch.setattr(embed, "living_capacity", lambda: Capacity((Node(2, 0, 8000),)))
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.1})
+    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
+    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
+    return script
+
+
+def five_shards(folder: Path, **pool: float) -> JobSpec:
+    source = write_texts(folder / "in", {f"{n:02}.txt": f"text {n}" for n in range(20)})
+    hashing = {"column": "h", "family": "hashing", "dim": 16, "pool": {"min": 1, "max": 1, **pool}}
+    return parse_job(make_job(folder, source, embed=[hashing], shard={"max_rows": 4}))
+
+
+PROFILE = ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=20)
+
+
+def test_a_run_goes_on_as_long_as_it_gets_further(
+    tmp_path: Path, executions: list[Any], caplog: pytest.LogCaptureFixture
+):
+    executions += [0, 2, 0, 1, None]
+    job = five_shards(tmp_path)
+    report = run_job(job, PROFILE)
+    assert (report["state"], report["columns"]["h"]["embedded"]) == ("published", 20)
+    assert [len(shards) for shards in executions] == [5, 5, 3, 3, 2]
+    assert "no shard was finished for 9 s. The nodes that live offer 1 x 2 CPUs" in caplog.text
+
+
+def test_a_run_that_gets_no_further_twice_ends_and_can_go_on(tmp_path: Path, executions: list[Any]):
+    executions += [2, 0, 0]
+    job = five_shards(tmp_path)
+    with pytest.raises(ClusterError, match=r"nothing moved on the cluster, 2 times in a row") as failure:
+        run_job(job, PROFILE)
+    assert failure.value.exit_code == 1
+    assert failure.value.report is not None and failure.value.report["state"] == "failed"
+    executions[:] = [None]
+    again = run_job(job, PROFILE)
+    assert (again["state"], again["run_id"]) == ("published", failure.value.report["run_id"])
+    assert again["shards_taken_over"] == 2
+
+
+def test_a_model_that_no_node_can_hold_any_more_ends_the_run(
+    tmp_path: Path, executions: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    executions += [2]
+    monkeypatch.setattr(embed, "living_capacity", lambda: Capacity((Node(1, 0, 8000),)))
+    with pytest.raises(ClusterError, match=r"On what is left, the pools hold 1.2 of 1 logical CPUs") as failure:
+        run_job(five_shards(tmp_path, num_cpus=1.2), PROFILE)
+    assert failure.value.exit_code == 1 and "What is finished is kept" in str(failure.value)
+
+
+def hold_cpus() -> Any:
+    class Holder:  # here, so that it is sent as it is
+        def here(self) -> bool:
+            return True
+
+    holder = ray.remote(Holder).options(num_cpus=1.5).remote()
+    assert ray.get(holder.here.remote())
+    return holder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_that_starves_goes_on_when_there_is_room(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """An actor fits beside a holder of 1.5 of 2 CPUs, but then no reading task does."""
+    holder, told = hold_cpus(), threading.Event()
+
+    class Watcher(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "The run goes on with" in record.getMessage() and not told.is_set():
+                told.set()
+                ray.kill(holder)
+
+    watcher = Watcher()
+    logging.getLogger("pipelines.embed").addHandler(watcher)
+    try:
+        report = run_job(five_shards(tmp_path, num_cpus=0.3), PROFILE)
+    finally:
+        logging.getLogger("pipelines.embed").removeHandler(watcher)
+        ray.kill(holder)
+    assert told.is_set()
+    assert (report["state"], report["columns"]["h"]["embedded"]) == ("published", 20)
+    assert "no task was at work" in caplog.text and "reading and writing wait for 0.25 CPUs" in caplog.text
