@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from operators.errors import CredentialsError
@@ -27,7 +28,7 @@ STRAY = "AWS_SESSION_TOKEN"
 CHECK_S = 300  # keys that live longer, or for ever, are looked up again so often
 FAR = datetime.max.replace(tzinfo=UTC)
 AGAIN_S = 10  # after a look-up that failed while the last keys are still good
-METADATA_ATTEMPTS = 2  # of one second each, where no more are configured
+METADATA_ATTEMPTS = 3  # of one second each, where no more are configured
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Credentials:
                 self._look_up(now)
             assert self._keys is not None
             return self._keys
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """Region and endpoint that the profile names, as storage options. Raises `CredentialsError`."""
+        return {} if self.way.keys else profile_settings(self.way)
 
     def doubt(self) -> None:
         """Look up afresh at the next use: a store has called the keys expired."""
@@ -242,10 +248,8 @@ def open_session(way: Way) -> Any:
     return session
 
 
-def profile_settings(way: Way | None) -> dict[str, str]:
+def profile_settings(way: Way) -> dict[str, str]:
     """Region and S3 endpoint that the profile of a way names, as storage options."""
-    if way is None or way.keys:
-        return {}
     session = open_session(way)
     scoped, services = session.get_scoped_config(), session.full_config.get("services", {})
     endpoint = services.get(scoped.get("services"), {}).get("s3", {}).get("endpoint_url") or scoped.get("endpoint_url")

@@ -19,6 +19,7 @@ from obstore.exceptions import BaseError, GenericError
 from obstore.fsspec import FsspecStore
 
 from latentlake.credentials import SHARED, doubt_all
+from operators.errors import CredentialsError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,7 +54,7 @@ def lacks_credentials(failure: BaseException | None) -> bool:
 def is_outage(failure: BaseException) -> bool:
     """Whether a failure is one that the libraries retry: what is left when they have given up."""
     outage = isinstance(failure, GenericError | OSError) and bool(OUTAGE.search(str(failure)))
-    return outage or lacks_credentials(failure)
+    return outage or lacks_credentials(failure) or isinstance(failure, CredentialsError)
 
 
 def look_closer(state: tenacity.RetryCallState) -> None:

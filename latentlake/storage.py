@@ -28,7 +28,6 @@ from latentlake.credentials import (
     LanceClient,
     credentials_of,
     known_options,
-    profile_settings,
     way_of,
     without_ways,
 )
@@ -94,7 +93,7 @@ def lance_options(uri: str, options: Mapping[str, Any] | None) -> dict[str, str]
         return resolved
     way, resolved = way_of(resolved), without_ways(resolved)
     known = known_options(resolved)
-    settings = profile_settings(way)
+    settings = credentials_of(way).settings if way else {}
     endpoint = known.get("endpoint") or known.get("endpoint_url")
     if endpoint is None:
         endpoint = next((os.environ[name] for name in ENDPOINT_VARIABLES if name in os.environ), None)

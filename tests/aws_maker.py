@@ -48,6 +48,7 @@ class FakeAws:
     used: Counter[str] = field(default_factory=Counter)  # requests to S3, by the service that gave their keys
     refused: Counter[str] = field(default_factory=Counter)  # by error code
     down: set[str] = field(default_factory=set)
+    delay_s: float = 0.0  # before each answer of S3
     web_identity: str = "the-web-identity-itself"
     container_token: str = "the-container-token-itself"
 
@@ -195,6 +196,7 @@ class Handler(BaseHTTPRequestHandler):
         if not self.is_signed_with(grant.secret, path, body):
             return self.refuse(403, "SignatureDoesNotMatch")
         aws.used[grant.kind] += 1
+        time.sleep(aws.delay_s)
         connection = HTTPConnection(urlsplit(aws.target).netloc, timeout=60)
         try:
             connection.request(self.command, self.path, body or None, dict(self.headers.items()))
