@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.embedders._tokens import read_tokenizer
+from operators.embedders._tokens import content_ids, read_tokenizer
 from operators.embedders._transformers import read_json
 from operators.errors import ModelNotFound
 
@@ -57,20 +57,20 @@ class StaticFolder:
         others = [file.get_tensor(key) if key in file.keys() else None for key in ("weights", "mapping")]  # noqa: SIM118
         return file.get_tensor(self.name), *others
 
-    def tokenizer(self, truncate: int | None = None) -> Any:
+    def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return read_tokenizer(str(self.tensors.parent), truncate)
+        return read_tokenizer(str(self.tensors.parent), None)
 
     def token_ids(self, texts: Sequence[str], limit: int | None) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Known tokens of each text up to `limit` (int32 arrays), how many it has, and how many it keeps (both int64)."""
         unknown, median = self._vocabulary()
         cut = texts if limit is None else [text[: limit * median] for text in texts]
-        encodings = self.tokenizer(limit).encode_batch(cut, add_special_tokens=False)
-        whole = self.tokenizer().encode_batch(texts, add_special_tokens=False)
-        ids = [np.array([i for i in e.ids if i != unknown], dtype=np.int32) for e in encodings]
-        kept = np.array([len(e.ids) for e in encodings], dtype=np.int64)
+        ids, found = content_ids(self.tokenizer(), cut, limit)
+        kept = found if limit is None else np.minimum(found, limit)
+        whole = found if limit is None else content_ids(self.tokenizer(), texts, 0)[1]
+        known = ids if unknown is None else [row[row != unknown] for row in ids]
         # A word that is cut between characters may make more tokens than it was.
-        return ids, np.maximum(kept, np.array([len(e.ids) for e in whole], dtype=np.int64)), kept
+        return known, np.maximum(kept, whole), kept
 
     @lru_cache(maxsize=4)  # noqa: B019 - of values that are few and small
     def _vocabulary(self) -> tuple[int | None, int]:

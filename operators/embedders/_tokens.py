@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from operators.batch import Batch, RowError, object_array
+from operators.embedders._pieces import PIECE, Tokens, in_groups_of_characters, token_pieces
+from operators.embedders._spans import join_words, spans_before_lowering
 from operators.embedders._transformers import CONFIG_FILES, FolderConfig, read_json
 from operators.embedders.base import Role, short_hash
 from operators.errors import ModelNotFound
@@ -62,7 +64,12 @@ class TokensConfig(FolderConfig):
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token spans of each text, int64 (n, 3): start, end, word."""
-        return token_spans(self._tokenizer(), self._cased(texts))
+        cased = self._cased(texts)
+        found = token_spans(self._tokenizer(), cased)
+        return [
+            spans if low is text else spans_before_lowering(spans, text)
+            for text, low, spans in zip(texts, cased, found, strict=True)
+        ]
 
     def prepare(self, batch: Batch, role: Role) -> Batch:
         """Token ids of each text (`input_ids`: int32 arrays), cut to the window; `tokens` counts them before the cut."""
@@ -126,32 +133,82 @@ def token_ids(tokenizer: Tokenizer, cutting: Tokenizer, texts: Sequence[str]) ->
 
     `cutting` is the same tokenizer, which truncates. Raises `RowError` where a text has no token.
     """
-    ids = [np.array(e.ids, dtype=np.int32) for e in tokenizer.encode_batch(texts)]
-    tokens = np.array([len(i) for i in ids], dtype=np.int64)
+    limit = (cutting.truncation or {})["max_length"]
+    around = special_tokens(tokenizer) if any(len(text) > PIECE for text in texts) else None
+    ids: list[np.ndarray] = []
+    counts: list[int] = []
+    for group in in_groups_of_characters(texts):
+        if len(texts[group[0]]) > PIECE and around is not None:
+            row, count = long_ids(tokenizer, texts[group[0]], limit, *around)
+            ids.append(row)
+            counts.append(count)
+            continue
+        found = [np.array(e.ids, dtype=np.int32) for e in tokenizer.encode_batch([texts[row] for row in group])]
+        counts += [len(row) for row in found]
+        too_long = [at for at, row in enumerate(found) if len(row) > limit]
+        for at, encoding in zip(too_long, cutting.encode_batch([texts[group[at]] for at in too_long]), strict=True):
+            found[at] = np.array(encoding.ids, dtype=np.int32)
+        ids += found
+    tokens = np.array(counts, dtype=np.int64)
     if not tokens.all():
         raise RowError("no token in it")
-    truncated = tokens > (cutting.truncation or {})["max_length"]
-    too_long = np.flatnonzero(truncated).tolist()
-    for row, encoding in zip(too_long, cutting.encode_batch([texts[row] for row in too_long]), strict=True):
-        ids[row] = np.array(encoding.ids, dtype=np.int32)
     return {
         "input_ids": object_array(ids),
         "tokens": tokens,
-        "truncated": truncated,
+        "truncated": tokens > limit,
         "cost": np.array([len(i) for i in ids], dtype=np.int64),
     }
 
 
+def content_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> tuple[list[np.ndarray], np.ndarray]:
+    """Ids of each text without special tokens, int32 arrays cut to `limit`, and how many it has before the cut, int64."""
+    ids: list[np.ndarray] = []
+    counts: list[int] = []
+    for group in in_groups_of_characters(texts):
+        if len(texts[group[0]]) > PIECE:
+            found = [long_ids(tokenizer, texts[group[0]], limit)]
+        else:
+            encodings = tokenizer.encode_batch([texts[row] for row in group], add_special_tokens=False)
+            found = [(np.array(e.ids[:limit], dtype=np.int32), len(e.ids)) for e in encodings]
+        ids += [row for row, _ in found]
+        counts += [count for _, count in found]
+    return ids, np.array(counts, dtype=np.int64)
+
+
+def long_ids(
+    tokenizer: Tokenizer, text: str, limit: int | None, first: Sequence[int] = (), last: Sequence[int] = ()
+) -> tuple[np.ndarray, int]:
+    """Ids of a long text between the tokens `first` and `last`, int32 (n,), cut to `limit`, and how many before the cut."""
+    room = None if limit is None else max(0, limit - len(first) - len(last))
+    kept: list[np.ndarray] = []
+    count = 0
+    for piece in token_pieces(tokenizer, text):
+        kept.append(piece.ids if room is None else piece.ids[: max(0, room - count)])
+        count += len(piece)
+    ids = np.concatenate([np.array(first, dtype=np.int32), *kept, np.array(last, dtype=np.int32)])
+    return ids, count + len(first) + len(last)
+
+
+def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
+    """Ids that a tokenizer puts before a text and behind it; None where it does something else with one."""
+    alone, marked = (tokenizer.encode(PROBE, add_special_tokens=marks).ids for marks in (False, True))
+    for at in range(len(marked) - len(alone) + 1):
+        if marked[at : at + len(alone)] == alone:
+            return marked[:at], marked[at + len(alone) :]
+    return None
+
+
 def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """Token spans of each text without special tokens, int64 (n, 3): start, end, word. Whitespace alone has none."""
-    encodings = tokenizer.encode_batch([text if text.strip() else "" for text in texts], add_special_tokens=False)
-    return [
-        np.array(
-            [(start, end, word or 0) for (start, end), word in zip(e.offsets, e.word_ids, strict=True)],
-            dtype=np.int64,
-        ).reshape(-1, 3)
-        for e in encodings
-    ]
+    spans: list[np.ndarray] = []
+    texts = [text if text.strip() else "" for text in texts]
+    for group in in_groups_of_characters(texts):
+        if len(texts[group[0]]) > PIECE:
+            spans.append(np.concatenate([piece.spans for piece in token_pieces(tokenizer, texts[group[0]])]))
+        else:
+            encodings = tokenizer.encode_batch([texts[row] for row in group], add_special_tokens=False)
+            spans += [Tokens.of(encoding).spans for encoding in encodings]
+    return [join_words(found) for found in spans]
 
 
 def window_of(folder: Path) -> int | None:

@@ -16,11 +16,12 @@ import numpy as np
 from pydantic import Field
 
 from operators.batch import Batch, Waveform, object_array
+from operators.embedders._spans import spans_of
 from operators.embedders.base import EmbedderConfig, Role
 
 THUMBNAIL = 16
 BANDS, BAND_HZ = 128, 62.5
-WORD = re.compile(r"\w+", re.UNICODE)
+WORD, BETWEEN_WORDS = re.compile(r"\w+"), re.compile(r"\W+")
 
 
 class Config(EmbedderConfig):
@@ -49,11 +50,11 @@ class Config(EmbedderConfig):
     def prepare(self, batch: Batch, role: Role) -> Batch:
         """Words as text, cut to the window; images as uint8 thumbnails (16, 16, 3); sound as spectra, float32 (128,)."""
         if "text" in batch:
-            words = [WORD.findall(text) for text in batch["text"]]
+            words = [BETWEEN_WORDS.sub(" ", text).strip(" ") for text in batch["text"]]
             limit = self.max_words
-            counts = np.array([len(w) for w in words], dtype=np.int64)
+            counts = np.array([w.count(" ") + bool(w) for w in words], dtype=np.int64)
             return {
-                "words": object_array([" ".join(w[:limit]) for w in words]),
+                "words": object_array([w if limit is None else " ".join(w.split(" ", limit)[:limit]) for w in words]),
                 "tokens": counts,
                 "truncated": counts > limit if limit else np.zeros(len(words), dtype=bool),
                 "cost": np.maximum(counts if limit is None else np.minimum(counts, limit), 1),
@@ -67,8 +68,7 @@ class Config(EmbedderConfig):
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Spans of the words; every word is one token."""
-        found = [[(m.start(), m.end(), k) for k, m in enumerate(WORD.finditer(text))] for text in texts]
-        return [np.array(spans, dtype=np.int64).reshape(-1, 3) for spans in found]
+        return [spans_of((m.start(), m.end(), k) for k, m in enumerate(WORD.finditer(text))) for text in texts]
 
     def load(self, device: str, threads: int | None = None) -> HashingEmbedder:
         """Nothing to load; `device` and `threads` do not matter."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Literal, Self
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from operators.batch import Batch, object_array
+from operators.embedders._clip_tokens import prepare_text, read_tokenizer, spans_of_texts
 from operators.embedders._joint import JointConfig, JointEmbedder
 from operators.embedders._pixels import ResizeMode, build_on_meta, channels, square, vector_width
 from operators.embedders._weights import find_weights, find_weights_file, unloadable, weight_files
@@ -88,19 +88,20 @@ class Config(JointConfig):
     def window(self) -> int | None:
         """The model's context, less its marks and the document prompt's tokens."""
         tokenizer = self._tokenizer()
-        return max(1, int(tokenizer.context_length) - count_tokens(tokenizer, self.document_prompt))
+        return max(1, int(tokenizer.context_length) - prepare_text(tokenizer, self.document_prompt)[1])
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token spans of each text, int64 (n, 3): start, end, word; of the text as it stands, before it is cleaned."""
-        return [token_spans(self._tokenizer(), text) for text in texts]
+        return spans_of_texts(self._tokenizer(), texts)
 
     def prepare_text(self, batch: Batch, role: Role) -> Batch:
         """Token ids of each text, padded to the model's context (`input_ids`: int32 arrays); `tokens` before the cut."""
         prompt, tokenizer = self.document_prompt if role == "document" else self.query_prompt, self._tokenizer()
         texts = [prompt + text for text in batch["text"]]
-        tokens = np.array([count_tokens(tokenizer, text) for text in texts], dtype=np.int64)
+        rows = [prepare_text(tokenizer, text) for text in texts]
+        tokens = np.array([count for _, count in rows], dtype=np.int64)
         return {
-            "input_ids": object_array(list(tokenizer(texts).numpy().astype(np.int32)) if texts else []),
+            "input_ids": object_array([ids for ids, _ in rows]),
             "tokens": tokens,
             "truncated": tokens > tokenizer.context_length,
             "cost": np.minimum(tokens, tokenizer.context_length),
@@ -155,6 +156,7 @@ class Config(JointConfig):
 
     def _tokenizer(self) -> Any:
         folder, _ = self._find()
+        import_open_clip()
         return read_tokenizer(self._name(folder))
 
 
@@ -252,38 +254,3 @@ def give_vectors(module: Any) -> None:
         return module.encode_image(images) if text is None else module.encode_text(text)
 
     module.forward = forward
-
-
-@lru_cache(maxsize=16)
-def read_tokenizer(name: str) -> Any:
-    """The tokenizer of a model, by open_clip's word for it."""
-    return import_open_clip().get_tokenizer(name)
-
-
-def count_tokens(tokenizer: Any, text: str) -> int:
-    """Tokens of a text, with its marks, before it is cut."""
-    if not hasattr(tokenizer, "tokenizer"):
-        return len(tokenizer.encode(text)) + 2
-    return len(tokenizer.tokenizer(tokenizer.clean_fn(text), verbose=False)["input_ids"])
-
-
-def token_spans(tokenizer: Any, text: str) -> np.ndarray:
-    """Spans of a text's tokens, int64 (n, 3): start, end, word.
-
-    open_clip's own tokenizer gives none: its pieces are laid over the bytes of each word.
-    """
-    if hasattr(tokenizer, "tokenizer"):
-        made = tokenizer.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-        pairs = zip(made["offset_mapping"], made.word_ids(), strict=True)
-        return np.array([(start, end, word or 0) for (start, end), word in pairs], dtype=np.int64).reshape(-1, 3)
-    lowered = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)  # of the same length
-    spans = []
-    for number, match in enumerate(tokenizer.pat.finditer(lowered)):
-        word = match.group()
-        begins = np.cumsum([0, *(len(letter.encode()) for letter in word)])  # in bytes, of each letter
-        pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in word.encode())).split(" ")
-        cuts = np.cumsum([0, *(len(piece.removesuffix("</w>")) for piece in pieces)])
-        starts = np.searchsorted(begins, cuts[:-1], "right") - 1
-        ends = np.searchsorted(begins, cuts[1:], "left")
-        spans += [(match.start() + start, match.start() + end, number) for start, end in zip(starts, ends, strict=True)]
-    return np.array(spans, dtype=np.int64).reshape(-1, 3)

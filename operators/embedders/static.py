@@ -7,7 +7,8 @@ https://github.com/MinishLab/model2vec.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -16,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from operators.batch import Batch, RowError, object_array
 from operators.embedders._model2vec import FILES, StaticFolder, find_static
+from operators.embedders._spans import spans_of
 from operators.embedders._tokens import token_spans
 from operators.embedders._transformers import revision_of_folder
 from operators.embedders._vectors import WordVectors, layout_of, open_vectors, read_idf, zipf_weights
@@ -135,8 +137,7 @@ class Config(EmbedderConfig):
         """Spans of the words, int64 (n, 3): start, end, word; of a model2vec folder those of its tokens."""
         if self.format == "model2vec":
             return token_spans(self._folder().tokenizer(), texts)
-        found = [[(m.start(), m.end(), k) for k, m in enumerate(self._matches(text))] for text in texts]
-        return [np.array(spans, dtype=np.int64).reshape(-1, 3) for spans in found]
+        return [spans_of((m.start(), m.end(), k) for k, m in enumerate(self._matches(text))) for text in texts]
 
     def prepare(self, batch: Batch, role: Role) -> Batch:
         """Rows of the known words in the vectors (`input_ids`: int32 arrays); `known` counts them, int64, after the cut.
@@ -177,8 +178,8 @@ class Config(EmbedderConfig):
             weights[rows[rows >= 0]] = values[rows >= 0]
         return StaticEmbedder(self, words.vectors, weights)
 
-    def _matches(self, text: str) -> list[re.Match[str]]:
-        return [match for match in re.finditer(self.token_pattern, text) if match.group()]
+    def _matches(self, text: str) -> Iterator[re.Match[str]]:
+        return (match for match in re.finditer(self.token_pattern, text) if match.group())
 
     def _words(self) -> WordVectors:
         assert self.revision is not None and self.format in ("text", "binary"), "resolve() first"
@@ -187,10 +188,14 @@ class Config(EmbedderConfig):
     def _split_words(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         vectors, ids, counts = self._words(), [], []
         for text in texts:
-            words = [match.group() for match in self._matches(text)]
-            counts.append(len(words))
-            rows = vectors.rows_of([word.lower() if self.lowercase else word for word in words[: self.max_tokens]])
-            ids.append(rows[rows >= 0])
+            words = (match.group().lower() if self.lowercase else match.group() for match in self._matches(text))
+            count, found = 0, [np.zeros(0, dtype=np.int32)]
+            while some := list(islice(words, WORDS_A_BATCH)):
+                rows = vectors.rows_of(some if self.max_tokens is None else some[: max(0, self.max_tokens - count)])
+                found.append(rows[rows >= 0])
+                count += len(some)
+            counts.append(count)
+            ids.append(np.concatenate(found))
         tokens = np.array(counts, dtype=np.int64)
         return ids, tokens, tokens if self.max_tokens is None else np.minimum(tokens, self.max_tokens)
 
