@@ -54,8 +54,8 @@ class SearchResult:
         return self._table.to_pandas()
 
     def to_list(self) -> list[dict[str, Any]]:
-        """The rows as dicts."""
-        return self._table.to_pylist()
+        """The rows as dicts. A time that Python does not know (the year 12000, an unknown zone) is a text."""
+        return rows_of(self._table)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -107,10 +107,27 @@ class SearchResult:
         return sorted(names, key=lambda name: name != DISTANCE)
 
     def _shown(self) -> list[dict[str, Any]]:
-        return self._table.slice(0, SHOWN_ROWS).to_pylist()
+        return rows_of(self._table.slice(0, SHOWN_ROWS))
 
     def _left_out(self) -> list[str]:
         return [f"… and {len(self) - SHOWN_ROWS} more rows"] if len(self) > SHOWN_ROWS else []
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dicts; a value that Python cannot hold is as Arrow writes it."""
+    try:
+        return table.to_pylist()
+    except (OverflowError, ValueError):  # one value in one column
+        columns = [[value_of(column, row) for row in range(table.num_rows)] for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def value_of(column: pa.ChunkedArray, row: int) -> Any:
+    """One value; see `rows_of`."""
+    try:
+        return column[row].as_py()
+    except (OverflowError, ValueError):
+        return " ".join(str(column.slice(row, 1).combine_chunks()).split()).removeprefix("[ ").removesuffix(" ]")
 
 
 def show_cell(value: Any) -> str:

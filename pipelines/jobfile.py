@@ -22,6 +22,7 @@ from operators.preprocess import find_operator, operators_by_name
 from operators.presets import find_preset, preset_names
 from pipelines.sources import source_class
 from pipelines.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+from pipelines.values.conversions import is_encodable
 
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[str | int, ...]
@@ -329,8 +330,20 @@ def check_columns(
             )
         elif name in metadata[:index]:
             problems.add(("source", "metadata", index), f"'{name}' stands twice; keep one.")
-        elif "." in name:
-            problems.add(("source", "metadata", index), f"'{name}' holds a '.', which no column may; rename it.")
+        elif problem := name_problem(name):
+            problems.add(("source", "metadata", index), f"{name!r} {problem}; rename it in the source.")
+
+
+def name_problem(name: str) -> str | None:
+    """Why Lance cannot have, or cannot find, a column of a name; None where it can. Backticks quote all others in a filter."""
+    if not name:
+        return "is an empty name, by which no column is found"
+    if name == "*":
+        return "stands for all columns in Lance"
+    held = next((sign for sign in (".", "`", "\0") if sign in name), None)
+    if held is not None:
+        return f"holds {held!r}, and no column is found by such a name"
+    return None if is_encodable(name) else "is no text that can be stored"
 
 
 def check_steps(modality: str, steps: Sequence[Step | None], problems: Problems) -> None:

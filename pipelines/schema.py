@@ -89,9 +89,9 @@ def check_storable(name: str, kind: pa.DataType) -> None:
     part = unstorable(kind)
     if part is None:
         return
-    inside = "" if part == kind else f", of which {part}"
+    what = "which" if part == kind else f"of which {part}"
     raise SchemaMismatch(
-        f"metadata column '{name}' is {kind}{inside} cannot be written to a Lance table.\n  Leave it out, or state a type that takes "
+        f"metadata column '{name}' is {kind}, {what} cannot be written to a Lance table.\n  Leave it out, or state a type that takes "
         f"its values: metadata: [{{column: {name}, type: {stated_instead(kind)}}}]."
     )
 

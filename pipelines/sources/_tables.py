@@ -23,6 +23,7 @@ from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, Sou
 from pipelines.sources.files import Found, check_alive, walk_files
 from pipelines.values.conversions import Values, convert, is_encodable
 from pipelines.values.hashing import canonical_rows
+from pipelines.values.inference import or_text
 
 # Raised by `fetch` of a file that cannot be read, and of bytes that are not those of the version that was listed.
 UNFIT = (OSError, ValueError, LookupError, AttributeError, StopIteration, RecursionError, SourceError, csv.Error, pa.ArrowException, BaseError)  # fmt: skip
@@ -144,7 +145,7 @@ class TableSource(SourceConfig):
             return []
         uris = sample_files(listing)
         found = self.infer_types(self.storage, uris) if uris else {}
-        types = {name: found.get(name) or pa.string() for name in self.metadata_names}
+        types = {name: or_text(found.get(name)) for name in self.metadata_names}
         return [pa.field(name, kind) for name, kind in (types | self.stated_types).items()] if uris else []
 
     def _fetch_unchanged(

@@ -48,7 +48,7 @@ class Source(TableSource):
             )
             position = 0
             for batch in parquet.iter_batches(columns=[self.id]):
-                for name in id_texts(batch.column(0)):
+                for name in id_texts(batch.column(self.id)):  # of a name with a dot, a nested column may come along
                     yield Record(name, position, bytes_a_row)
                     position += 1
 

@@ -52,8 +52,13 @@ def infer(values: Sequence[Any]) -> pa.DataType | None:
     if not most:
         return None
     if most is lists:
-        return pa.list_(infer([item for value in lists for item in value]) or pa.string())
+        return pa.list_(or_text(infer([item for value in lists for item in value])))
     return infer_scalars(scalars) if most is scalars else infer_objects(objects)
+
+
+def or_text(kind: pa.DataType | None) -> pa.DataType:
+    """A type, or text where nothing is known. (A struct without fields is not true.)"""
+    return pa.string() if kind is None else kind
 
 
 def infer_scalars(values: Sequence[Any]) -> pa.DataType:
@@ -81,8 +86,8 @@ def infer_objects(values: Sequence[dict[str, Any]]) -> pa.DataType:
     """Type of JSON objects."""
     keys = list(dict.fromkeys(key for value in values for key in value if is_encodable(key) and "\0" not in key))
     if len(keys) > MOST_FIELDS:
-        return pa.map_(pa.string(), infer([item for value in values for item in value.values()]) or pa.string())
-    return pa.struct([pa.field(key, infer([value.get(key) for value in values]) or pa.string()) for key in keys])
+        return pa.map_(pa.string(), or_text(infer([item for value in values for item in value.values()])))
+    return pa.struct([pa.field(key, or_text(infer([value.get(key) for value in values]))) for key in keys])
 
 
 def widest(name: str, kinds: Sequence[pa.DataType]) -> pa.DataType | None:

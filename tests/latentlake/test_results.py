@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,3 +158,19 @@ def test_columns_that_tell_nothing_are_not_shown_and_not_lost():
     assert shown == ["id", "text"]
     assert "v_tokens" not in result._repr_html_()
     assert result.to_arrow().column_names == rows.column_names
+
+
+def test_times_that_python_does_not_know_are_texts():
+    far = pa.array([253_402_300_800 * 10**6 * 3, 0, None], pa.timestamp("us"))
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "far": far,
+            "odd": far.cast(pa.timestamp("us", "Mars/Base")),
+            "_distance": [0.0, 0.5, 1.0],
+        }
+    )
+    rows = SearchResult(table).to_list()
+    assert [row["far"] for row in rows] == ["26059-12-31 00:00:00.000000", datetime(1970, 1, 1), None]
+    assert rows[0]["odd"] == "26059-12-31 00:00:00.000000Z"
+    assert "26059" in repr(SearchResult(table))

@@ -158,7 +158,17 @@ ONE_MISTAKE = [
         for name in ("id", "object_hash", "words", "words_tokens", "more_truncated", "_status")
     ),
     (changed("source.metadata", ["a", "a"]), "source.metadata[1]: 'a' stands twice"),
-    (changed("source.metadata", ["a.b"]), "source.metadata[0]: 'a.b' holds a '.'"),
+    (changed("source.metadata", ["a.b"]), "source.metadata[0]: 'a.b' holds '.', and no column is found by such a name"),
+    (changed("source.metadata", ["a`b"]), "source.metadata[0]: 'a`b' holds '`', and"),
+    (changed("source.metadata", ["a\0b"]), "source.metadata[0]: 'a\\x00b' holds '\\x00', and"),
+    (changed("source.metadata", ["*"]), "source.metadata[0]: '*' stands for all columns in Lance"),
+    (changed("source.metadata", [""]), "source.metadata[0]: '' is an empty name"),
+    (changed("source.metadata", ["\ud800"]), "source.metadata[0]: '\\ud800' is no text that can be stored"),
+    (changed("source.metadata", [{"column": "uri", "type": "string"}]), "source.metadata[0]: 'uri' is a column the table makes"),
+    (changed("source.metadata", ["a", {"column": "a", "type": "string"}]), "source.metadata[1]: 'a' stands twice"),
+    (changed("source.metadata", [{"column": "a"}]), "source.metadata[0]: give a column's name, or {column: NAME, type: TYPE}"),
+    (changed("source.metadata", [{"column": "a", "type": 5}]), "source.metadata[0]: `column` and `type` are names"),
+    (changed("source.metadata", [{"column": "a", "type": "int"}]), "source.metadata[0]: no type 'int'. Did you mean 'int8'? Known: bool"),
     *((changed("table.name", name), "table.name: ") for name in ("_runs", "a/b", "..", "t__rejects", "a b", "t\n")),
     # secrets and places
     (changed("table.storage_options", {"aws_secret_access_key": "abc"}), "table.storage_options.aws_secret_access_key: "),

@@ -243,8 +243,9 @@ def test_changed_and_new_metadata_are_written_without_embedding(tmp_path: Path) 
     assert {row["colour"] for row in rows_of(job).values()} == {"red"}
     rows[4]["price"] = "dear"
     write_jsonl(tmp_path / "in.jsonl", [{**row, "price": str(row["price"])} for row in rows])
-    with pytest.raises(SchemaMismatch, match=r"'price' is string in the source and int64"):
-        run(job)
+    report = run({**job, "gates": {"max_reject_rate": 0.5}})
+    assert (report["counts"]["embedded"], report["counts"]["rejected"]) == (0, 1)
+    assert {name: row["price"] for name, row in rows_of(job).items()} == {str(n): n for n in range(20) if n != 4}
 
 
 def test_vectors_of_equal_content_are_made_once(tmp_path: Path) -> None:
