@@ -30,6 +30,9 @@ RETRY_S = 120
 MAX_RETRIES = 1000  # so many that RETRY_S decides
 AGAIN_S = 60  # how long after its first attempt we repeat what the libraries gave up at once
 CREDENTIALS = re.compile(r"External AWS credential provider|Failed to fetch storage options|<Code>ExpiredToken")
+REFUSED_KEYS = re.compile(
+    r"<Code>(ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|RequestTimeTooSkewed)<"
+)
 OUTAGE = re.compile(r"HTTP error: |status code: (5\d\d|429)")
 PROBE_S = 10  # of retries when we ask a store whether it answers at all
 DRAFT_BYTES = 32 << 20  # of a file being written that stay in memory
@@ -49,6 +52,11 @@ def lacks_credentials(failure: BaseException | None) -> bool:
     """Whether a failure is that of credentials which we can look up again."""
     known = isinstance(failure, BaseError | OSError | ValueError)
     return known and bool(SHARED) and bool(CREDENTIALS.search(str(failure)))
+
+
+def refuses_keys(failure: BaseException) -> bool:
+    """Whether a store refuses the keys, and not the object: it will refuse all others too."""
+    return isinstance(failure, BaseError | OSError) and bool(REFUSED_KEYS.search(str(failure)))
 
 
 def is_outage(failure: BaseException) -> bool:

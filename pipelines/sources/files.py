@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from pathspec import GitIgnoreSpec
 from pydantic import Field
 
-from latentlake.retries import is_outage
+from latentlake.retries import is_outage, refuses_keys
 from latentlake.storage import OBJECT_STORES, Storage, scheme_of
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, redact_url
@@ -210,8 +210,15 @@ def read_file(storage: Storage, uri: str) -> bytes | Exception:
 
 
 def check_alive(storage: Storage, failure: Exception) -> None:
-    """Raise `SourceError` where a read failed because its store is dead: it is no object's fault, and each would take as long."""
-    if scheme_of(storage.uri) in OBJECT_STORES and is_outage(failure) and not storage.answers():
+    """Raise `SourceError` where a read failed because its store is dead, or takes our keys no more: it is no object's fault."""
+    if scheme_of(storage.uri) not in OBJECT_STORES:
+        return
+    if refuses_keys(failure):
+        raise SourceError(
+            f"the store of '{storage.uri}' refuses the credentials: {describe(failure)}\n"
+            "  Run again with others: the run goes on with what it has finished."
+        ) from failure
+    if is_outage(failure) and not storage.answers():
         raise SourceError(
             f"the store of '{storage.uri}' does not answer: {describe(failure)}\n"
             "  Run again when it does: the run goes on with what it has finished."

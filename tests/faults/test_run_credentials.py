@@ -116,6 +116,22 @@ def test_keys_that_cannot_be_had_any_more_end_the_reading(
         read_file(storage, f"s3://objects/{prefix}/2.txt")
 
 
+def test_keys_of_the_environment_that_expire_end_the_reading(
+    aws: FakeAws, client: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody can refresh them."""
+    keys = aws.grant("session", 1.5)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["SecretAccessKey"])
+    monkeypatch.setenv("AWS_SESSION_TOKEN", keys["Token"])
+    monkeypatch.setattr(retries, "AGAIN_S", 1)
+    storage = open_storage(f"s3://objects/{prefix}")
+    assert read_file(storage, f"s3://objects/{prefix}/1.txt") == b"text number 1"
+    time.sleep(1.5)
+    with pytest.raises(SourceError, match=r"refuses the credentials: .*ExpiredToken"):
+        read_file(storage, f"s3://objects/{prefix}/2.txt")
+
+
 @pytest.mark.slow
 def test_workers_find_their_own(
     aws: FakeAws, client: Any, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
