@@ -14,6 +14,7 @@ gets an `error`, so that the job can account for it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,18 @@ def make_batch(ids: Sequence[str], contents: Sequence[Any]) -> Batch:
         "error": empty,
         "filtered": empty.copy(),
     }
+
+
+def held_bytes(value: Any) -> int:
+    """About how much memory a decoded value takes; a part of a sound counts as if it were a copy."""
+    if isinstance(value, Waveform):
+        return int(value.samples.nbytes)
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    if hasattr(value, "getbands"):  # of Pillow, which keeps whole words of more than one channel
+        width, height = value.size
+        return int(width * height * (4 if len(value.getbands()) > 1 or value.mode in ("I", "F") else 1))
+    return sys.getsizeof(value)
 
 
 def live_rows(batch: Batch) -> np.ndarray:

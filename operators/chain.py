@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from operators.batch import Batch, describe, live_rows, object_array, take_rows
+from operators.batch import Batch, describe, held_bytes, live_rows, object_array, take_rows
 from operators.decode import find_decoder
 from operators.embedders.base import Role
 from operators.errors import SpecError
@@ -45,11 +45,32 @@ class Chain:
         """The batch column that decoding writes and the embedders read: "text" or "image"."""
         return str(find_decoder(self.modality).COLUMN)
 
-    def decoded_bytes(self, batch: Batch) -> np.ndarray:
-        """About how many bytes each row of a batch takes once it is decoded, int64; 0 where that is no more than its content."""
+    def pieces(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], limit: int) -> Iterator[Batch]:
+        """Run a batch of objects piece by piece: a piece holds about `limit` bytes at most of what comes out, or one object.
+
+        Objects go through the chain one by one, so that what is at work beside a piece is one object too; texts that are
+        not cut up, which no operator makes longer by much, go together. There is one piece at least.
+        """
+        together = self.modality == "text" and not any(find_operator(step.op).fans_out for step in self.steps)
+        if together or len(batch["id"]) < 2:
+            yield self.run(batch, tokenizers)
+            return
         measure = getattr(find_decoder(self.modality), "decoded_bytes", None)
-        sizes = [measure(content) if measure and content is not None else 0 for content in batch["content"]]
-        return np.array(sizes, dtype=np.int64)
+        held: list[Batch] = []
+        size = 0
+        for row in range(len(batch["id"])):
+            content = batch["content"][row]
+            if held and measure and content is not None and size + measure(content) > limit:
+                yield concat_batches(held)
+                held, size = [], 0
+            held.append(self.run(take_rows(batch, np.array([row])), tokenizers))
+            more = sum(held_bytes(value) for value in held[-1][self.column])
+            if len(held) > 1 and size + more > limit:
+                yield concat_batches(held[:-1])
+                del held[:-1]
+                size = 0
+            size += more
+        yield concat_batches(held)
 
     def run(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], role: Role = "document") -> Batch:
         """Decode `content`, then apply the steps; queries skip the operators that are not `at_query`."""
@@ -110,6 +131,7 @@ def reject_empty(batch: Batch) -> Batch:
     """Reject the live rows of a text batch that hold no text, with the reason `empty`."""
     errors = batch["error"].copy()
     for row in live_rows(batch):
-        if not batch["text"][row].strip():
+        text = batch["text"][row]
+        if not text or text.isspace():  # `strip` would copy it
             errors[row] = "preprocess: empty"
     return {**batch, "error": errors}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from latentlake.stored import stored_type
 from operators.batch import Batch, ReadError, RowError, Waveform, describe, make_batch, object_array, take_rows
 from operators.chain import reject_empty
 from operators.embedders.base import EmbedderConfig
+from operators.limits import HELD_BYTES
 from operators.sniff import sniff
 from pipelines.journal import DIED, Journal
 from pipelines.ledger import open_dataset, sql_string
@@ -29,7 +30,6 @@ from pipelines.values.hashing import canonical_rows
 from pipelines.work import read_work
 
 HASH_BYTES = 16
-DECODED_BYTES = 256 * 2**20  # of decoded objects that a reading task holds at once, or one object
 CAREFUL_OBJECTS = 32  # read together where an earlier attempt died
 
 
@@ -87,17 +87,18 @@ class ReadShard:
         batch = self._drop_unchanged(batch, status)
         # Chunks have hashes of their own, which are known only once the object is decoded.
         known = None if fans_out(self.spec) else self._known_vectors(batch["content_hash"].tolist())
-        return [
-            self._read_group(take_rows(batch, group), known, work, objects.metadata, status)
-            for group in groups_by_memory(self.spec.chain.decoded_bytes(batch), DECODED_BYTES)
-        ]
+        pieces = self.spec.chain.pieces(batch, {e.column: e.config for e in self.spec.embed}, HELD_BYTES)
 
-    def _read_group(
+        def finish(piece: Batch) -> pa.Table:
+            return self._finish_piece(piece, known, work, objects.metadata, status)
+
+        return list(map(finish, pieces))  # unlike a loop, `map` keeps no piece while the next one is made
+
+    def _finish_piece(
         self, batch: Batch, known: pa.Table | None, work: pa.Table, metadata: pa.Table, status: Status
     ) -> pa.Table:
-        """Rows of objects that are held decoded at once."""
+        """Rows of objects that are held decoded at once, and have gone through the chain."""
         unchanged = set(batch["object_id"][batch["object_hash"] == batch["base_hash"]].tolist())
-        batch = self.spec.chain.run(batch, {e.column: e.config for e in self.spec.embed})
         if self.spec.chain.column == "text":
             batch = reject_empty(batch)
         batch = settle_objects(batch, status, work)
@@ -204,18 +205,6 @@ class ReadShard:
                     rows = rows.append_column(field, array)
             done.add(key)
         return rows
-
-
-def groups_by_memory(sizes: np.ndarray, limit: int) -> Iterator[np.ndarray]:
-    """Successive rows whose `sizes` (int64) add up to `limit` at most, or one row; one empty group where there are none."""
-    start = 0
-    total = np.concatenate([[0], np.cumsum(sizes)])
-    while start < len(sizes):
-        stop = max(start + 1, int(np.searchsorted(total, total[start] + limit, side="right")) - 1)
-        yield np.arange(start, stop)
-        start = stop
-    if not len(sizes):
-        yield np.arange(0)
 
 
 def batch_of(work: pa.Table, objects: Objects) -> Batch:

@@ -37,7 +37,7 @@ LIBRARIES = ("av", "pyloudnorm", "soundfile", "soxr")  # of the extra, those of 
 
 RATES = (1_000, 768_000)
 BLOCK = 2**20  # samples, of all channels, that are decoded at once
-GROWTH = 2**22  # samples by which a sound grows that does not tell its length
+PADDING = 2**16  # samples by which a sound may be longer than its header tells
 SKEWED_BYTES = 64  # by how much writers are wrong about a file's size
 STREAMED = 0x7FFF0000  # a size from here on stands for one that the writer did not know
 FIRST_PAGE, LAST_PAGE = b"OggS\0\2", 4  # how the first page of an Ogg stream begins; a flag of the last
@@ -313,14 +313,18 @@ def mix(stream: Stream) -> tuple[np.ndarray, bool]:
         raise FinalError(f"{form} with a rate of {rate} Hz, not of {RATES[0]} to {RATES[1]}")
     told = 0 if stream.guessed else stream.samples
     check_length(told, rate)
-    samples, count, finite = np.empty(told or GROWTH, dtype=np.float32), 0, True
+    # Room for all at once: it takes memory as it is written to, where a list of blocks, joined, would take it twice.
+    most = min(MAX_SAMPLES, MAX_SECONDS * rate)
+    samples, count, finite = np.empty(min(told + PADDING, most) if told else most, dtype=np.float32), 0, True
     enough = told - CUT_SECONDS * rate
     try:
         for block in stream.blocks:
             start, count = count, count + block.shape[1]
             check_length(count, rate)
-            if count > len(samples):  # in place: a list of blocks, joined, would take the memory twice
-                samples.resize(count + GROWTH, refcheck=False)
+            if count > len(samples):
+                longer = np.empty(most, dtype=np.float32)
+                longer[:start] = samples[:start]
+                samples = longer
             mono = block[0] if len(block) == 1 else block.mean(axis=0, dtype=np.float32)
             finite = finite and bool(np.isfinite(mono).all())
             samples[start:count] = mono
@@ -334,7 +338,7 @@ def mix(stream: Stream) -> tuple[np.ndarray, bool]:
         raise FinalError(f"truncated {form}: {count / rate:.2f} of {length:.2f} seconds")
     if count == 0:
         raise RowError(f"{form} without samples")
-    samples.resize(count, refcheck=False)
+    samples.resize(count, refcheck=False)  # gives the rest back
     return samples, finite
 
 
@@ -342,5 +346,6 @@ def check_length(samples: int, rate: int) -> None:
     """Raise `FinalError` for a sound that is longer than a row may be."""
     if samples > min(MAX_SAMPLES, MAX_SECONDS * rate):
         raise FinalError(
-            f"decompression bomb: {samples} samples at {rate} Hz are more than {MAX_SAMPLES}, or than {MAX_SECONDS} seconds"
+            f"decompression bomb: {samples} samples at {rate} Hz are more than {MAX_SAMPLES}, or than {MAX_SECONDS} seconds: "
+            "split the file, or lower its rate"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from operators.limits import MAX_PIXELS
 COLUMN = "image"
 VERSION = 1
 
-
+AT_ONCE = 2**18  # pixels that are converted at once, so that a large picture does not stand in memory several times
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "ICO", "PPM", "QOI")
 WHITE = (255, 255, 255, 255)
 # What Pillow's plugins raise for damaged files, by what they meet first.
@@ -64,7 +65,7 @@ def decoded_bytes(content: Any) -> int:
             image = open_header(bytes(content))
         except Exception:  # whatever is wrong with it, `decode` says so
             return 0
-    return image.width * image.height * 3
+    return image.width * image.height * 4  # Pillow keeps a word a pixel
 
 
 def open_header(content: bytes) -> Image.Image:
@@ -72,13 +73,15 @@ def open_header(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as failure:
-        raise RowError(f"decompression bomb: {failure}") from failure
+        raise RowError(f"decompression bomb: {failure} Scale it down.") from failure
     except UnidentifiedImageError as failure:
         raise RowError(f"not an image in a known format, {len(content)} bytes") from failure
     except BROKEN as failure:
         raise RowError(f"broken image: {failure}") from failure
     if image.width * image.height > MAX_PIXELS:
-        raise RowError(f"decompression bomb: {image.width} x {image.height} is more than {MAX_PIXELS} pixels")
+        raise RowError(
+            f"decompression bomb: {image.width} x {image.height} is more than {MAX_PIXELS} pixels: scale it down"
+        )
     return image
 
 
@@ -92,27 +95,52 @@ def turn_upright(image: Image.Image) -> None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A new RGB image of a loaded image in any of Pillow's modes."""
-    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        return Image.fromarray(scale_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
-    return image.convert("RGB")
+    deep = image.mode.startswith("I;16") or image.mode in {"I", "F"}
+    if not deep and not image.has_transparency_data:
+        return image.convert("RGB")
+    low, high = range_of(np.asarray(strip) for _, strip in strips_of(image)) if deep else (0.0, 0.0)
+    rgb = Image.new("RGB", image.size)
+    for top, strip in strips_of(image):
+        rgb.paste(scaled_to_8_bit(strip, low, high) if deep else laid_on_white(strip), (0, top))
+    return rgb
 
 
-def scale_to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Scale integers or floats of one channel to uint8.
+def strips_of(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image from top to bottom, in strips of about `AT_ONCE` pixels, each with the row that it begins at."""
+    rows = max(1, AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
+
+
+def laid_on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency as RGB."""
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+
+
+def range_of(parts: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The values that become 0 and 255, of a picture of integers or floats of one channel.
 
     Full scale is 65535 for integers (Pillow reads 16 bit of some formats as 32) and 1 or 255 for floats, by which holds
-    them all; values outside are stretched from their least to their largest. What is not finite becomes 0.
+    them all; values outside are stretched from their least to their largest.
     """
-    values = pixels.astype(np.float64)
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
-    full_scales = (1.0, 255.0) if pixels.dtype.kind == "f" else (65_535.0,)
+    low, high = np.inf, -np.inf
+    full_scales: tuple[float, ...] = (65_535.0,)
+    for part in parts:
+        full_scales = (1.0, 255.0) if part.dtype.kind == "f" else full_scales
+        values = part[np.isfinite(part)] if part.dtype.kind == "f" else part
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:
+        low, high = 0.0, 0.0
     for full_scale in full_scales:
         if low >= 0 and high <= full_scale:
-            low, high = 0.0, full_scale
-            break
-    scaled = (np.where(finite, values, low) - low) * (255 / ((high - low) or 1))
-    return np.rint(scaled).astype(np.uint8)
+            return 0.0, full_scale
+    return low, high
+
+
+def scaled_to_8_bit(image: Image.Image, low: float, high: float) -> Image.Image:
+    """An image of one channel as RGB, `low` black and `high` white. What is not finite becomes black."""
+    values = np.asarray(image).astype(np.float64)
+    scaled = (np.where(np.isfinite(values), values, low) - low) * (255 / ((high - low) or 1))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")

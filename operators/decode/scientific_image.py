@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from operators.batch import Batch, RowError, live_rows, map_rows
-from operators.decode.image import MAX_PIXELS
 from operators.errors import MissingExtra
+from operators.limits import MAX_PIXELS
 
 COLUMN = "image"
 EMBEDDED_AS = "image"
@@ -90,7 +90,15 @@ def check_size(shape: tuple[int, ...]) -> None:
     if math.prod(shape) == 0:
         raise RowError(f"an empty array, {describe_shape(shape)}")
     if math.prod(shape) > MAX_PIXELS:
-        raise RowError(f"decompression bomb: {describe_shape(shape)} is more than {MAX_PIXELS} numbers")
+        raise RowError(
+            f"decompression bomb: {describe_shape(shape)} is more than {MAX_PIXELS} numbers: cut it up, or scale it down"
+        )
+
+
+def check_numbers(dtype: np.dtype) -> None:
+    """Raise `RowError` for an array of something else, whose elements may be of any size."""
+    if dtype.kind not in "buif":
+        raise RowError(f"an array of {dtype}, not of numbers")
 
 
 def describe_shape(shape: tuple[int, ...]) -> str:
@@ -110,6 +118,8 @@ def read_tiff(content: bytes) -> np.ndarray:
     with open_tiff(content) as file:
         page = file.pages[0]
         check_size(page.shape)
+        if page.dtype is not None:
+            check_numbers(page.dtype)
         if page.photometric.name == "PALETTE":
             raise RowError("colours of a palette, which are no intensities; for those there is modality 'image'")
         pixels = page.asarray()
@@ -140,7 +150,10 @@ def read_npy(content: bytes) -> np.ndarray:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    check_size(read_header(file)[0])
+    shape, _, dtype = read_header(file)
+    check_size(shape)
+    if not dtype.hasobject:  # which `load` refuses itself
+        check_numbers(dtype)
     file.seek(0)
     return np.asarray(np.load(file, allow_pickle=False))
 
@@ -154,8 +167,7 @@ def as_picture(pixels: np.ndarray) -> np.ndarray:
     Axes of length 1 are dropped; three channels may stand first.
     """
     check_size(pixels.shape)
-    if pixels.dtype.kind not in "buif":
-        raise RowError(f"an array of {pixels.dtype}, not of numbers")
+    check_numbers(pixels.dtype)
     shape = pixels.shape
     while pixels.ndim > 2 and 1 in (pixels.shape[0], pixels.shape[-1]):
         pixels = pixels[0] if pixels.shape[0] == 1 else pixels[..., 0]
@@ -168,4 +180,7 @@ def as_picture(pixels: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     if not finite.any():
         raise RowError("no finite number")
-    return values if finite.all() else np.where(finite, values, np.median(values[finite]))
+    if not finite.all():
+        values = values if values.flags.writeable and values is not pixels else values.copy()
+        values[~finite] = np.median(values[finite])
+    return values

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from operators.batch import Batch, RowError, map_rows
+from operators.limits import MAX_CHARS
 
 COLUMN = "text"
 VERSION = 1
@@ -50,15 +51,24 @@ def decode_content(content: Any) -> str:
     """Decode one object. Raises `RowError` where there is no text."""
     if content is None:
         raise RowError("no content")
+    check_length(len(content) // 4 if isinstance(content, bytes) else 0)  # no character takes more bytes
     if isinstance(content, str):
+        check_length(len(content))
         text = check_encodable(content)
     elif isinstance(content, bytes | bytearray | memoryview):
         text = decode_bytes(bytes(content))
     else:
         raise RowError(f"not text: a {type(content).__name__}")
-    if not text.strip():
+    check_length(len(text))
+    if not text or text.isspace():
         raise RowError("empty")
     return text
+
+
+def check_length(chars: int) -> None:
+    """Raise `RowError` for a text that is longer than a row may be."""
+    if chars > MAX_CHARS:
+        raise RowError(f"{chars} characters or more, above {MAX_CHARS}: split the object")
 
 
 def check_encodable(text: str) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from operators.batch import Batch, RowError, RowFiltered, Waveform, live_rows, map_rows, object_array, take_rows
-from operators.decode.audio import MAX_SAMPLES, RATES
+from operators.decode.audio import RATES
 from operators.errors import SpecError
+from operators.limits import MAX_ROWS, MAX_SAMPLES
 from operators.preprocess import operator
 
 Rate = Annotated[int, Field(ge=RATES[0], le=RATES[1])]
@@ -22,7 +23,9 @@ SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decibels = Annotated[float, Field(ge=-120, le=0)]
 
 FRAMES_A_SECOND = 100  # in which `trim_silence` looks for sound
-BLOCK_S = 0.4  # over which loudness is measured (ITU-R BS.1770-4)
+BLOCK_S, BLOCK_STEP = 0.4, 0.25  # over which loudness is measured, and its part by which they follow (ITU-R BS.1770-4)
+SILENT_LUFS, RELATIVE_LU = -70.0, 10.0  # a block below that, or so far below the mean, does not count
+AT_ONCE = 2**20  # samples that are worked on in float64
 
 
 @operator("audio")
@@ -88,7 +91,8 @@ def limit_duration(
             return sound
         if action == "filter":
             raise RowFiltered(f"{sound.seconds:.2f} seconds, longer than {max_seconds:g}")
-        return Waveform(sound.samples[: max(1, round(max_seconds * sound.rate))], sound.rate)
+        kept = sound.samples[: max(1, round(max_seconds * sound.rate))]
+        return Waveform(kept.copy(), sound.rate)  # else the whole sound would be held for the sake of its start
 
     return map_rows(batch, limit, column="audio", into="audio", stage="limit_duration")
 
@@ -100,7 +104,8 @@ def window_audio(batch: Batch, *, seconds: Seconds, overlap_seconds: SecondsOrZe
     Every live row becomes one row a window, with all its columns and: `id` = `object_id#k`, `chunk` = k, `audio` = the
     window, and `start` and `end`, its place in the sound that came in, in milliseconds (int64). The last window ends with
     the sound: it is moved back so that it is as long as the others. A sound of `seconds` or less is one window. Rejected
-    and filtered rows pass once, with their id and zeros. Objects stay in their order.
+    and filtered rows pass once, with their id and zeros. Objects stay in their order. A sound of more windows than
+    `MAX_ROWS`, or whose windows hold more than `MAX_SAMPLES`, is rejected.
 
     Raises `SpecError` for an overlap that is no less than the window, and for rows that have been fanned out already.
     """
@@ -111,20 +116,26 @@ def window_audio(batch: Batch, *, seconds: Seconds, overlap_seconds: SecondsOrZe
         raise SpecError(
             "window_audio: the rows are windows already.\n  Name one operator that fans out a job, not two."
         )
+    errors = batch["error"].copy()
     rows: list[int] = []
     pieces: list[tuple[str, Waveform | None, int, int, int]] = []
     for row, (row_id, sound) in enumerate(zip(batch["id"], batch["audio"], strict=True)):
-        if row not in live:
+        places: list[tuple[int, int]] = []
+        if row in live:
+            try:
+                places = window_places(sound, seconds, overlap_seconds)
+            except RowError as failure:
+                errors[row] = f"window_audio: {failure}"
+        if not places:
             rows.append(row)
             pieces.append((row_id, sound, 0, 0, 0))
-            continue
-        for k, (start, end) in enumerate(window_places(sound, seconds, overlap_seconds)):
+        for k, (start, end) in enumerate(places):
             window = Waveform(sound.samples[start:end], sound.rate)
             rows.append(row)
             pieces.append((f"{row_id}#{k}", window, k, milliseconds(start, sound), milliseconds(end, sound)))
     ids, sounds, *numbers = zip(*pieces, strict=True) if pieces else ((),) * 5
     chunk, start_ms, end_ms = (np.array(values, dtype=np.int64) for values in numbers)
-    out = take_rows(batch, np.array(rows, dtype=np.int64))
+    out = take_rows({**batch, "error": errors}, np.array(rows, dtype=np.int64))
     return {
         **out,
         "id": object_array(ids),
@@ -142,7 +153,10 @@ def resampled(sound: Waveform, rate: int) -> Waveform:
     import soxr
 
     if len(sound.samples) * rate > MAX_SAMPLES * sound.rate:
-        raise RowError(f"{len(sound.samples)} samples would become more than {MAX_SAMPLES}, at {rate} Hz")
+        raise RowError(
+            f"{len(sound.samples)} samples would become more than {MAX_SAMPLES}, at {rate} Hz: "
+            "limit_duration before it keeps long sounds out, or cuts them"
+        )
     samples = soxr.resample(sound.samples, sound.rate, rate, quality="HQ")
     if not len(samples):
         raise RowError(f"{len(sound.samples)} samples would become none, at {rate} Hz")
@@ -152,31 +166,86 @@ def resampled(sound: Waveform, rate: int) -> Waveform:
 def trimmed(sound: Waveform, threshold_db: float, margin_s: float) -> Waveform:
     """A sound without the silence around it; see `trim_silence`. Raises `RowFiltered` where it is all silence."""
     size = max(1, sound.rate // FRAMES_A_SECOND)
-    starts = np.arange(0, len(sound.samples), size)
-    energy = np.add.reduceat(np.square(sound.samples, dtype=np.float64), starts)
-    power = energy / np.minimum(size, len(sound.samples) - starts)
+    stride = size * max(1, AT_ONCE // size)
+    power = np.concatenate(
+        [frame_powers(sound.samples[at : at + stride], size) for at in range(0, len(sound.samples), stride)]
+    )
     if not power.any():
         raise RowFiltered("nothing but silence")
     loud = np.flatnonzero(power >= power.max() * 10 ** (threshold_db / 10))
     margin = round(margin_s * sound.rate)
-    start = max(0, int(starts[loud[0]]) - margin)
-    return Waveform(sound.samples[start : int(starts[loud[-1]]) + size + margin], sound.rate)
+    start, end = max(0, int(loud[0]) * size - margin), int(loud[-1] + 1) * size + margin
+    return Waveform(sound.samples[start:end].copy(), sound.rate)  # without what was cut off
+
+
+def frame_powers(samples: np.ndarray, size: int) -> np.ndarray:
+    """Mean square of each frame of `size` samples, float64; the last frame may be shorter."""
+    starts = np.arange(0, len(samples), size)
+    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    return np.asarray(energy / np.minimum(size, len(samples) - starts))
 
 
 def loudness_of(sound: Waveform) -> float:
-    """Integrated loudness in LUFS; minus infinity for a silent sound."""
-    from pyloudnorm import Meter
+    """Integrated loudness in LUFS; minus infinity for a silent sound.
 
-    meter = Meter(sound.rate, block_size=min(BLOCK_S, sound.seconds))
-    return float(meter.integrated_loudness(sound.samples.astype(np.float64)))
+    What `pyloudnorm.Meter.integrated_loudness` gives, bit by bit, but for its four copies of the sound in float64.
+    """
+    powers = block_powers(sound, min(BLOCK_S, sound.seconds))
+    with np.errstate(divide="ignore"):
+        levels = -0.691 + 10.0 * np.log10(powers)
+    audible = levels >= SILENT_LUFS
+    if not audible.any():
+        return -np.inf
+    relative = -0.691 + 10.0 * np.log10(np.mean(powers[audible])) - RELATIVE_LU
+    kept = powers[(levels > relative) & (levels > SILENT_LUFS)]
+    return float(-0.691 + 10.0 * np.log10(np.mean(kept))) if len(kept) else -np.inf
+
+
+def block_powers(sound: Waveform, block_s: float) -> np.ndarray:
+    """Mean square of each block of `block_s` seconds of a sound behind the filters of ITU-R BS.1770-4, float64."""
+    from pyloudnorm.iirfilter import IIRfilter
+    from scipy.signal import lfilter
+
+    rate, samples = sound.rate, sound.samples
+    filters = [
+        IIRfilter(4.0, 1 / np.sqrt(2), 1500.0, rate, "high_shelf"),
+        IIRfilter(0.0, 0.5, 38.0, rate, "high_pass"),
+    ]
+    states = [np.zeros(2) for _ in filters]
+    count = int(np.round((len(samples) / rate - block_s) / (block_s * BLOCK_STEP))) + 1
+    starts = [int(block_s * (j * BLOCK_STEP) * rate) for j in range(count)]
+    ends = [min(len(samples), int(block_s * (j * BLOCK_STEP + 1) * rate)) for j in range(count)]
+    powers, done, begin, ready = np.zeros(count), 0, 0, np.zeros(0)  # `ready` begins at the sample `begin`
+    for at in range(0, len(samples), AT_ONCE):
+        made = samples[at : at + AT_ONCE].astype(np.float64)
+        for index, weighting in enumerate(filters):
+            made, states[index] = lfilter(weighting.b, weighting.a, made, zi=states[index])
+            made = weighting.passband_gain * made
+        ready = np.concatenate([ready, made])
+        while done < count and ends[done] <= begin + len(ready):
+            part = ready[starts[done] - begin : ends[done] - begin]
+            powers[done] = (1.0 / (block_s * rate)) * np.sum(np.square(part))
+            done += 1
+        if done < count:
+            ready, begin = ready[max(0, starts[done] - begin) :], max(begin, starts[done])
+    return powers
 
 
 def window_places(sound: Waveform, seconds: float, overlap_seconds: float) -> list[tuple[int, int]]:
-    """Start and end, in samples, of the windows of a sound, all of one length; see `window_audio`."""
+    """Start and end, in samples, of the windows of a sound, all of one length; see `window_audio`.
+
+    Raises `RowError` for more than `MAX_ROWS` of them, or than `MAX_SAMPLES` in them.
+    """
     count, size = len(sound.samples), max(1, round(seconds * sound.rate))
     step = max(1, size - round(overlap_seconds * sound.rate))
     if count <= size:
         return [(0, count)]
+    windows = len(range(0, count - size, step)) + 1
+    if windows > MAX_ROWS or windows * size > MAX_SAMPLES:
+        raise RowError(
+            f"{windows} windows of {size} samples are more than {MAX_ROWS}, or hold more than {MAX_SAMPLES} samples: "
+            "give longer windows, less overlap or a lower rate, or limit_duration before it"
+        )
     starts = [*range(0, count - size, step), count - size]
     return [(start, start + size) for start in starts]
 

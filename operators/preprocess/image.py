@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from operators.batch import Batch, RowError, map_rows
-from operators.decode.image import MAX_PIXELS
+from operators.limits import MAX_PIXELS
 from operators.preprocess import operator
 
-Pixels = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=math.isqrt(MAX_PIXELS))]  # of a side: no picture with a longer one is made
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 
 
@@ -48,7 +49,10 @@ def resize_shorter_side(image: Image.Image, size: int, resample: str) -> Image.I
 def resize_to(image: Image.Image, size: tuple[int, int], resample: str) -> Image.Image:
     """Resize to (width, height), whatever the aspect. Raises `RowError` for more than `MAX_PIXELS`."""
     if size[0] * size[1] > MAX_PIXELS:
-        raise RowError(f"{image.width} x {image.height} would become {size[0]} x {size[1]}")
+        raise RowError(
+            f"{image.width} x {image.height} would become {size[0]} x {size[1]}, more than {MAX_PIXELS} pixels: "
+            "center_crop before it cuts strips, or take a smaller size"
+        )
     return image if size == image.size else image.resize(size, Image.Resampling[resample.upper()])
 
 
@@ -59,8 +63,12 @@ def crop_to_square(
 
     An odd pixel is cut off at the side that makes the offset even, or, `round_down`, at the right and the bottom.
     """
-    wide, high = max(0, size - image.width), max(0, size - image.height)
+    left, top = (
+        max(0, over // 2 if round_down else round(over / 2)) for over in (image.width - size, image.height - size)
+    )
+    # What is too long is cut off before the rest is filled up: a strip would grow without need.
+    cut = image.crop((left, top, left + min(size, image.width), top + min(size, image.height)))
+    wide, high = size - cut.width, size - cut.height
     if wide or high:  # an odd pixel goes to the right and to the bottom
-        image = ImageOps.expand(image, (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2), fill=fill)
-    left, top = ((over // 2 if round_down else round(over / 2)) for over in (image.width - size, image.height - size))
-    return image.crop((left, top, left + size, top + size))
+        return ImageOps.expand(cut, (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2), fill=fill)
+    return cut

@@ -18,11 +18,13 @@ from pydantic import Field
 
 from operators.batch import Batch, RowError, map_rows
 from operators.errors import MissingExtra
+from operators.limits import MAX_MEASURED_PIXELS
 from operators.preprocess import operator
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow
 FRAME_PART = 16  # the frame that tells the background is this part of the shorter side
 NOISE_LEVELS = 3.0  # standard deviations of the frame, up to which a pixel is background
+AT_ONCE = 2**17  # pixels that are stretched at once
 ASINH_SOFTENING, LOG_STEEPNESS = 0.1, 1000.0  # as in astropy.visualization's AsinhStretch and LogStretch
 
 
@@ -102,13 +104,19 @@ def normalize_intensity(
     """
 
     def normalize(image: np.ndarray | Image.Image) -> Image.Image:
-        pixels = as_pixels(image).astype(np.float64)
-        if subtract_background:
-            pixels = pixels - background_of(pixels)
-        black, white = np.percentile(pixels, (low, high))
+        pixels = as_pixels(image)
+        background = background_of(pixels, np.float64) if subtract_background else np.float64(0)
+        values = pixels.astype(np.float64)
+        values -= background
+        black, white = np.percentile(values.reshape(-1), (low, high), overwrite_input=True)
+        del values
         black = max(black, 0.0) if subtract_background else black
-        part = np.clip((pixels - black) / (white - black), 0, 1) if white > black else np.zeros_like(pixels)
-        return as_picture(stretched(part, stretch) * 255)
+        made, rows = np.zeros(pixels.shape, dtype=np.uint8), max(1, AT_ONCE // pixels.shape[1])
+        for top in range(0, len(pixels) if white > black else 0, rows):  # float64 takes room
+            part = pixels[top : top + rows].astype(np.float64) - background
+            part = np.clip((part - black) / (white - black), 0, 1)
+            made[top : top + rows] = rounded(stretched(part, stretch) * 255)
+        return Image.fromarray(made).convert("RGB")
 
     return map_rows(batch, normalize, column="image", into="image", stage="normalize_intensity")
 
@@ -131,13 +139,15 @@ class Mass:
         if not total > 0:
             raise RowError("no object brighter than the background")
         weights /= total
-        return cls(weights, np.array([(weights * places).sum() for places in np.indices(weights.shape)]))
+        return cls(
+            weights, np.array([(weights * places).sum() for places in np.ogrid[: light.shape[0], : light.shape[1]]])
+        )
 
     @property
     def offsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """How far down and how far to the right of the centre each pixel lies, float64 (h, w) each."""
-        down, right = np.indices(self.weights.shape) - self.center[:, None, None]
-        return down, right
+        """How far down and how far to the right of the centre each pixel lies, float64 (h, 1) and (1, w)."""
+        down, right = np.ogrid[: self.weights.shape[0], : self.weights.shape[1]]
+        return down - self.center[0], right - self.center[1]
 
     def mean(self, values: np.ndarray) -> float:
         """Mean of `values` (h, w) over the light."""
@@ -149,7 +159,8 @@ class Mass:
         if measure == "rms":
             return max(0.5, self.mean(distances**2) ** 0.5)
         order = np.argsort(distances, axis=None)
-        return max(0.5, float(np.interp(0.5, np.cumsum(self.weights.flat[order]), distances.flat[order])))
+        light = np.cumsum(self.weights.ravel()[order])
+        return max(0.5, float(np.interp(0.5, light, distances.ravel()[order])))
 
 
 def frame_of(pixels: np.ndarray) -> np.ndarray:
@@ -160,9 +171,9 @@ def frame_of(pixels: np.ndarray) -> np.ndarray:
     return pixels[~inside]
 
 
-def background_of(pixels: np.ndarray) -> np.ndarray:
-    """The background of a picture, for each channel: the median of its frame."""
-    return np.median(frame_of(pixels), axis=0)
+def background_of(pixels: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """The background of a picture, for each channel: the median of its frame, computed in `dtype` or that of `pixels`."""
+    return np.median(frame_of(pixels).astype(dtype or pixels.dtype), axis=0)
 
 
 def resample(
@@ -174,13 +185,14 @@ def resample(
     """
     ndimage = import_ndimage()
     background = background_of(pixels)
-    channels = np.atleast_3d(pixels - background).astype(np.float64)
     offset = source - matrix @ target
-    moved = [
-        ndimage.affine_transform(ndimage.gaussian_filter(channel, blur) if blur else channel, matrix, offset, order=3)
-        for channel in np.moveaxis(channels, -1, 0)
-    ]
-    return (np.stack(moved, axis=-1).reshape(pixels.shape) + background).astype(np.float32)
+    made = np.empty_like(pixels, dtype=np.float32)
+    each: list[Any] = [...] if pixels.ndim == 2 else [np.s_[..., index] for index in range(pixels.shape[-1])]
+    for index, level in zip(each, np.atleast_1d(background), strict=True):  # channel by channel: float64 takes room
+        channel = (pixels[index] - level).astype(np.float64)
+        channel = ndimage.gaussian_filter(channel, blur) if blur else channel
+        made[index] = ndimage.affine_transform(channel, matrix, offset, order=3) + level
+    return made
 
 
 def stretched(values: np.ndarray, stretch: str) -> np.ndarray:
@@ -202,14 +214,24 @@ def map_pixels(batch: Batch, fn: Callable[[np.ndarray], np.ndarray], stage: str)
 
 
 def as_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
-    """A picture as a float32 array (h, w) or (h, w, 3)."""
+    """A picture as a float32 array (h, w) or (h, w, 3). Raises `RowError` for more than `MAX_MEASURED_PIXELS`."""
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    if width * height > MAX_MEASURED_PIXELS:
+        raise RowError(
+            f"{width} x {height} is more than the {MAX_MEASURED_PIXELS} pixels of a picture that is measured: "
+            "cut objects out of it first, or resize_image where the modality is image"
+        )
     return np.asarray(image, dtype=np.float32)
 
 
 def as_picture(pixels: np.ndarray) -> Image.Image:
     """Values from 0 to 255, (h, w) or (h, w, 3), as an RGB image."""
-    rounded = np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
-    return Image.fromarray(rounded).convert("RGB")
+    return Image.fromarray(rounded(pixels)).convert("RGB")
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Values from 0 to 255 as uint8; what is beyond is cut off."""
+    return np.asarray(np.rint(np.clip(values, 0, 255)), dtype=np.uint8)
 
 
 def import_ndimage() -> Any:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from operators.batch import Batch, RowFiltered, live_rows, map_rows, object_array, take_rows
+from operators.batch import Batch, RowError, RowFiltered, live_rows, map_rows, object_array, take_rows
 from operators.errors import SpecError
+from operators.limits import MAX_CHARS, MAX_ROWS
 from operators.preprocess import Tokenizer, operator
 
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=1)] | None
 
 LINE_BREAK = re.compile(r"\r\n?")
+FEWER_CHUNKS = "raise max_tokens, lower overlap, or split the object"
+AT_ONCE = 2**20  # characters that are cleaned at once
+BETWEEN_LETTERS = re.compile(r"\S(?=\S)")  # where a text may be parted without an effect on its whitespace
 SPACES = re.compile(r"[^\S\n]+")
 SPACES_AT_BREAK = re.compile(r" ?\n ?")
 BLANK_LINES = re.compile(r"\n{3,}")
@@ -33,9 +38,7 @@ def clean_text(batch: Batch, *, fix_encoding: bool = True, collapse_whitespace: 
 
     def clean(text: str) -> str:
         if fix_encoding:
-            from ftfy import fix_text
-
-            text = fix_text(text)
+            text = fix_by_lines(text)
         return collapse(text) if collapse_whitespace else text
 
     return map_rows(batch, clean, column="text", into="text", stage="clean_text")
@@ -73,8 +76,9 @@ def chunk_text(
     Windows overlap by `overlap` tokens and break between words; see `token_windows`. Every live row becomes one row a
     window, with all its columns and: `id` = `object_id#k`, `chunk` = k, `text` = its slice, and `start` and `end`, the
     slice's place in the text that came in, in characters (int64): `text == original[start:end]`. Characters outside any
-    token, at the ends of a window, are left out. A text without tokens is rejected as `chunk_text: empty`. Rejected and
-    filtered rows pass once, with their id and zeros. Objects stay in their order.
+    token, at the ends of a window, are left out. A text without tokens is rejected as `chunk_text: empty`, one of more
+    chunks than `MAX_ROWS`, or that hold more than `MAX_CHARS`, too. Rejected and filtered rows pass once, with their id
+    and zeros. Objects stay in their order.
 
     Raises `SpecError` for sizes that cannot be, and for rows that have been fanned out already.
     """
@@ -85,10 +89,16 @@ def chunk_text(
     spans = dict(zip(live.tolist(), tokenizer.spans([batch["text"][row] for row in live]), strict=True))
 
     errors = batch["error"].copy()
+    cuts: dict[int, list[tuple[int, int]]] = {}
+    for row, tokens in spans.items():
+        try:
+            cuts[row] = chunk_places(tokens, max_tokens, overlap)
+        except RowError as failure:
+            errors[row] = f"chunk_text: {failure}"
     pieces: list[tuple[int, str, str | None, int, int, int]] = []
     for row, (row_id, text) in enumerate(zip(batch["id"], batch["text"], strict=True)):
-        places = chunk_places(spans[row], max_tokens, overlap) if row in spans else []
-        if row in spans and not places:
+        places = cuts.get(row, [])
+        if row in cuts and not places:
             errors[row] = "chunk_text: empty"
         pieces.extend((row, f"{row_id}#{k}", text[start:end], k, start, end) for k, (start, end) in enumerate(places))
         if not places:
@@ -100,10 +110,29 @@ def chunk_text(
     return {**out, "id": object_array(ids), "text": object_array(texts), "chunk": chunk, "start": start, "end": end}
 
 
+def fix_by_lines(text: str) -> str:
+    """What `ftfy.fix_text` makes of a text, but for its list of all lines: some of them at a time."""
+    from ftfy import TextFixerConfig, fix_text
+
+    config, made, start = TextFixerConfig(explain=False), io.StringIO(), 0
+    while start < len(text):
+        end = text.rfind("\n", start, start + AT_ONCE) + 1 or text.find("\n", start + AT_ONCE) + 1 or len(text)
+        part, start = text[start:end], end
+        made.write(fix_text(part, config))
+        if "<" in part:  # from there on ftfy takes a text for HTML, whose entities stay
+            config = config._replace(unescape_html=False)
+    return made.getvalue()
+
+
 def collapse(text: str) -> str:
     """Make whitespace plain, as `clean_text` says."""
-    text = SPACES.sub(" ", LINE_BREAK.sub("\n", text))
-    return BLANK_LINES.sub("\n\n", SPACES_AT_BREAK.sub("\n", text)).strip()
+    made, start = io.StringIO(), 0
+    while start < len(text):
+        cut = BETWEEN_LETTERS.search(text, start + AT_ONCE) if start + AT_ONCE < len(text) else None
+        end = cut.end() if cut else len(text)
+        part, start = SPACES.sub(" ", LINE_BREAK.sub("\n", text[start:end])), end
+        made.write(BLANK_LINES.sub("\n\n", SPACES_AT_BREAK.sub("\n", part)))
+    return made.getvalue().strip()
 
 
 def chunk_size(column: str, max_tokens: int | None, overlap: int, tokenizer: Tokenizer) -> int:
@@ -120,9 +149,15 @@ def chunk_size(column: str, max_tokens: int | None, overlap: int, tokenizer: Tok
 
 
 def chunk_places(tokens: np.ndarray, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Start and end, in characters, of the chunks of a text with `tokens`, int64 (n, 3) as of `Tokenizer.spans`."""
+    """Start and end, in characters, of the chunks of a text with `tokens`, int64 (n, 3) as of `Tokenizer.spans`.
+
+    Raises `RowError` for too many, or too long ones.
+    """
     windows = token_windows(tokens[:, :2], tokens[:, 2], size, overlap)
-    return [(int(tokens[lo, 0]), int(tokens[lo:hi, 1].max())) for lo, hi in windows]
+    places = [(int(tokens[lo, 0]), int(tokens[lo:hi, 1].max())) for lo, hi in windows]
+    if (chars := sum(end - start for start, end in places)) > MAX_CHARS:
+        raise RowError(f"its {len(places)} chunks hold {chars} characters, more than {MAX_CHARS}: {FEWER_CHUNKS}")
+    return places
 
 
 def token_windows(spans: np.ndarray, words: np.ndarray, size: int, overlap: int) -> list[tuple[int, int]]:
@@ -158,6 +193,8 @@ def token_windows(spans: np.ndarray, words: np.ndarray, size: int, overlap: int)
     while (hi := windows[-1][1]) < count:
         start = start_after(windows[-1][0], hi)
         windows.append((start, end_of(start)))
+        if len(windows) > MAX_ROWS:
+            raise RowError(f"{count} tokens make more than {MAX_ROWS} chunks: {FEWER_CHUNKS}")
     return windows
 
 

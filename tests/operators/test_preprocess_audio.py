@@ -93,7 +93,7 @@ def test_resampling_says_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch):
     out = resample(sound_batch(Waveform(np.ones(1, np.float32), 48_000), tone(0.1)), rate=16_000)
     assert list(out["error"]) == [
         "resample: 1 samples would become none, at 16000 Hz",
-        "resample: 800 samples would become more than 1000, at 16000 Hz",
+        "resample: 800 samples would become more than 1000, at 16000 Hz: limit_duration before it keeps long sounds out, or cuts them",
     ]
 
 

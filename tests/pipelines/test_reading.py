@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from job_maker import HASHING, make_job, write_jsonl, write_texts
 from PIL import Image
 
@@ -24,7 +21,7 @@ from operators.embedders.hashing import Config
 from pipelines.changes import WORK_SCHEMA, Comparison, table_objects
 from pipelines.jobfile import parse_job
 from pipelines.journal import DIED, Journal
-from pipelines.reading import ReadShard, groups_by_memory
+from pipelines.reading import ReadShard
 from pipelines.shard import Origin, Status, prepared_batch, unpack
 from pipelines.spec import JobSpec
 
@@ -417,17 +414,6 @@ def test_images(tmp_path: Path):
 # bounds
 
 
-@given(st.lists(st.integers(0, 2**40), max_size=30), st.integers(1, 2**41))
-def test_groups_by_memory(sizes: list[int], limit: int):
-    groups = [group.tolist() for group in groups_by_memory(np.array(sizes, dtype=np.int64), limit)]
-    assert [row for group in groups for row in group] == list(range(len(sizes)))  # all, once, in order
-    assert all(groups) or groups == [[]]  # where there is nothing there is one group, so that a shard has its columns
-    for group in groups:
-        assert len(group) <= 1 or sum(sizes[row] for row in group) <= limit
-    for group, following in pairwise(groups):  # none is smaller than it has to be
-        assert sum(sizes[row] for row in [*group, following[0]]) > limit
-
-
 def write_images(folder: Path, count: int = 7) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     for number in range(count):
@@ -437,21 +423,21 @@ def write_images(folder: Path, count: int = 7) -> dict[str, Any]:
     return {"kind": "files", "uri": str(folder)}
 
 
-@pytest.mark.parametrize(("limit", "most"), [(1, 1), (20_000, 4), (10**9, 9)])
+@pytest.mark.parametrize(("limit", "most"), [(1, 1), (20_000, 3), (10**9, 9)])
 def test_images_are_decoded_a_few_at_a_time_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, most: int
 ):
     job = make_job(tmp_path, write_images(tmp_path / "in"), modality="image")
     whole, rows = read(job)
     sizes: list[int] = []
-    run = Chain.run
+    finish = ReadShard._finish_piece
 
-    def counted(self: Chain, batch: Any, *how: Any) -> Any:
-        sizes.append(len(batch["id"]))
-        return run(self, batch, *how)
+    def counted(self: ReadShard, piece: Any, *how: Any) -> pa.Table:
+        sizes.append(len(piece["id"]))
+        return finish(self, piece, *how)
 
-    monkeypatch.setattr(Chain, "run", counted)
-    monkeypatch.setattr("pipelines.reading.DECODED_BYTES", limit)
+    monkeypatch.setattr(ReadShard, "_finish_piece", counted)
+    monkeypatch.setattr("pipelines.reading.HELD_BYTES", limit)
     status, grouped = read(job)
     assert (sum(sizes), max(sizes)) == (9, most)
     assert (status.rejects, status.reads, status.read_bytes) == (whole.rejects, whole.reads, whole.read_bytes)
