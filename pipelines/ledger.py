@@ -143,6 +143,21 @@ def read_rejects(lake: Storage, table: str) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
+def known_rejects(lake: Storage, table: str, ids: Iterable[Sequence[str]], column: str, run_id: str) -> int:
+    """How many of the objects `ids` (in pieces) were rejected for a vector column by a published run other than `run_id`."""
+    rejects, known = open_dataset(lake, rejects_name(table)), set[str]()
+    if rejects is None:
+        return 0
+    earlier = f"version IS NOT NULL AND run_id <> {sql_string(run_id)} AND outcome = 'rejected'"
+    earlier += f" AND (`column` IS NULL OR `column` = {sql_string(column)})"
+    for piece in ids:
+        if piece:
+            names = ", ".join(sql_string(name) for name in sorted(set(piece)))
+            found = rejects.to_table(columns=["object_id"], filter=f"{earlier} AND object_id IN ({names})")
+            known.update(found["object_id"].to_pylist())
+    return len(known)
+
+
 def write_rejects(
     lake: Storage,
     table: str,

@@ -82,6 +82,7 @@ def build_report(
         "rows_per_s": rates[first]["rows_per_s"],
         "model_rows_per_s": rates[first]["model_rows_per_s"],
         "indexes": [],
+        "gates": [],
         "peak_memory_mb": None,
         "fingerprints": fingerprints_of(plan.spec),
     }

@@ -18,6 +18,7 @@ from operators.errors import GateRefused, LatentLakeError, SourceError, WriterCo
 from pipelines.accounting import Counts, count_run
 from pipelines.changes import Retry
 from pipelines.cluster import reached, running_ray
+from pipelines.gates import reject_gates
 from pipelines.journal import ATTEMPTS_FOLDER, forgive
 from pipelines.lease import Lease, hold_table
 from pipelines.ledger import SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
@@ -273,15 +274,17 @@ class Run:
 
     def _check_rejects(self, totals: Mapping[str, Counts], tally: Tally) -> None:
         """Refuse to publish where too much was rejected; the rejects can be read all the same."""
-        column, worst = max(totals.items(), key=lambda item: item[1].rejected)
-        limit, spec = self.plan.spec.gates.max_reject_rate, self.plan.spec
-        if worst.rejected <= limit * worst.listed:
+        gates, spec = reject_gates(self.plan, totals, tally), self.plan.spec
+        self.report["gates"] = [gate.to_json() for gate in gates]
+        failed = [gate for gate in gates if not gate.held]
+        if not failed:
             return
         self._write_rejects(tally, None)
+        told = "; ".join(str(gate) for gate in gates)
         raise GateRefused(
-            f"{worst.rejected} of {worst.listed} objects ({worst.rejected / worst.listed:.1%}) were rejected for '{column}'; "
-            f"gates.max_reject_rate allows {limit:.1%}. Nothing was published.\n"
-            f"  Read the reasons: latentlake rejects {spec.table.uri} {spec.table.name}"
+            f"{told}. gates.max_reject_rate allows {failed[0].limit:.1%}. Nothing was published.\n"
+            f"  Read the reasons: latentlake rejects {spec.table.uri} {spec.table.name}\n"
+            "  To publish all the same: --set gates.max_reject_rate=1"
         )
 
     def _commit(self, version: int | None, tally: Tally) -> int | None:
