@@ -21,10 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+from pydantic import TypeAdapter
 
+from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from operators.batch import describe
-from operators.errors import WriterConflict
+from operators.errors import Unreadable, WriterConflict
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ TTL_S = 60.0  # a holder that has not renewed for so long is taken for dead; clo
 BEAT_S = 15.0  # between two renewals
 POLL_S = 2.0  # between two looks of a writer that waits
 KEPT = 3  # entries of the log that stay
+OWN_STAT = Path("/proc/self/stat")
+UNSEEN = -1.0  # the start of a process that is there, and that the system does not tell of
+START_FIELD = 22 - 4  # of /proc/PID/stat, counted from the one behind the state, the third
 ENDED: set[str] = set()  # tokens of this process's leases that are over, also where the store could not be told
 
 
@@ -45,7 +50,7 @@ class Entry:
     holder: str = ""
     host: str = ""
     pid: int = 0
-    process_began: float = 0.0
+    process_began: float = 0.0  # see `process_start`
     since: float = 0.0  # seconds since the epoch
     renewed: float = 0.0
 
@@ -54,12 +59,11 @@ class Entry:
         return bool(self.token) and self.token not in ENDED and now < self.renewed + TTL_S and not self._has_ended()
 
     def _has_ended(self) -> bool:
-        if self.host != this_host():
-            return False
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_began) > 1
-        except psutil.NoSuchProcess:
-            return True
+        return self.host == this_host() and process_start(self.pid) not in (self.process_began, UNSEEN)
+
+
+FORMAT = StoredFormat("the table's lease")
+ADAPTER = TypeAdapter(Entry)
 
 
 class Lease:
@@ -67,8 +71,10 @@ class Lease:
 
     def __init__(self, place: Storage, holder: str) -> None:
         """`place` is the table's folder of work."""
+        self.place = place
         self._place = place.child(LEASE_FOLDER)
-        began = psutil.Process().create_time()
+        began = process_start(os.getpid())
+        assert began is not None, "this process is running"
         self._entry = Entry(0, secrets.token_hex(8), holder, this_host(), os.getpid(), began)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -79,6 +85,11 @@ class Lease:
     def token(self) -> str:
         """What tells this holder from all others."""
         return self._entry.token
+
+    @property
+    def number(self) -> int:
+        """Number of the newest entry of this holder; another holder's, later, is higher."""
+        return self._entry.number
 
     @property
     def lost(self) -> bool:
@@ -184,12 +195,17 @@ def find_holder(place: Storage) -> Entry | None:
 
 
 def read_last(place: Storage) -> Entry | None:
-    """The newest entry of a log; None where there is none."""
+    """The newest entry of a log; None where there is none. Raises `Unreadable`."""
     while names := entry_names(place):
         try:
-            return Entry(**json.loads(place.fs.cat_file(place.path(names[-1]))))
+            values = FORMAT.read(place.fs.cat_file(place.path(names[-1])))
+            return FORMAT.check(ADAPTER, values)
         except FileNotFoundError:
             continue  # newer ones were written meanwhile
+        except Unreadable as failure:
+            raise Unreadable(
+                f"{failure}\n  If no writer is at work on this table, remove {place.uri}/{names[-1]} and run again."
+            ) from failure
     return None
 
 
@@ -212,11 +228,42 @@ def describe_holder(entry: Entry) -> str:
 
 
 def this_host() -> str:
-    """This machine and its space of process ids, since it was started."""
+    """This machine and its space of process ids, since it was started; and how the start of a process is told on it."""
     parts = [socket.gethostname()]
     for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
         try:
             parts.append(str(read(Path(path))).strip())
         except OSError:
             parts.append("")
-    return "/".join(parts)
+    # Releases before this one told it in seconds since the epoch, and must not be compared with.
+    return "/".join([*parts, "ticks" if OWN_STAT.exists() else "psutil"])
+
+
+def process_start(pid: int) -> float | None:
+    """When a process of this machine began, told from another of the same number; None where it has ended.
+
+    In clock ticks since the machine's start, where the system has `/proc`: that does not move with the clock. Elsewhere as
+    psutil tells it.
+    """
+    if not OWN_STAT.exists():
+        try:
+            return psutil.Process(pid).create_time()
+        except psutil.NoSuchProcess:
+            return None
+    try:
+        stat = (OWN_STAT.parent.parent / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return UNSEEN if is_there(pid) else None
+    state, *fields = stat.rpartition(b")")[2].split()  # the name before it may hold anything
+    return None if state in (b"Z", b"X") else float(fields[START_FIELD])
+
+
+def is_there(pid: int) -> bool:
+    """Whether there is a process of this number, also where the system hides other users' (`hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

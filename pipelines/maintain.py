@@ -28,6 +28,7 @@ from pipelines.plan import new_run_id
 from pipelines.run import cut_short, discard
 from pipelines.sinks.columns import read_merged
 from pipelines.sinks.lance import find_commit, named_files
+from pipelines.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.tally import readable_records
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def maintain_table(
         raise NotFound(f"no table '{table}' in lake '{lake.uri}'.")
     with hold_table(folder, "maintain", wait) as lease:
         before = open_newest(lake, table)
+        settle_tags(lease, before)
         settle_maintenance(lake, table, before.version)
         resumable = []
         for run_id, why in unreadable_runs(lake, table).items():
@@ -87,7 +89,9 @@ def maintain_table(
         report |= {"version": after.version, "fragments": len(after.get_fragments()), "rows": after.count_rows()}
         report["index_segments"] = count_segments(after)
         report["recall"], held = gate_again(lake, table, after)
-        report["tags_moved"] = move_tags(after, before.version) if held and after.version != before.version else []
+        report["tags_moved"] = (
+            move_tags(lease, after, before.version) if held and after.version != before.version else []
+        )
         if after.version != before.version:
             note_maintenance(lake, table, before.version, after, report, began)
         report["versions_removed"] = retire_versions(after, keep, resumable)
@@ -150,11 +154,11 @@ def stored_gate(lake: Storage, table: str) -> float | None:
     return SPEC.check(GATES, SPEC.read(specs[0]))["gates"].get("min_recall") if specs else None
 
 
-def move_tags(dataset: lance.LanceDataset, before: int) -> list[str]:
+def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int) -> list[str]:
     """Move the tags of the version before upkeep to the one after it."""
     moved = [tag for tag, found in dataset.tags.list().items() if found["version"] == before]
     for tag in moved:
-        dataset.tags.update(tag, dataset.version)
+        move_tag(lease, dataset, tag, dataset.version)
     return moved
 
 
@@ -229,7 +233,7 @@ def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: 
 def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> int:
     """Remove folders of runs that no run will look into again; how many."""
     versions = {version["version"] for version in open_newest(lake, table).versions()}
-    kept = {LEASE_FOLDER, *(manifest.run_id for manifest in resumable)}
+    kept = {LEASE_FOLDER, TAGS_FOLDER, *(manifest.run_id for manifest in resumable)}
     for line in read_runs(lake, table):
         if line["listing"] and (line["head"] in versions or line["version"] in versions):
             kept.add(line["listing"].partition("/")[0])

@@ -12,20 +12,22 @@ from operators.errors import NotFound
 from pipelines.lease import hold_table
 from pipelines.ledger import ROLLED_BACK, WORK_FOLDER, open_dataset, read_runs, record_run, sql_string
 from pipelines.plan import new_run_id
+from pipelines.tags import move_tag, settle_tags
 
 
 def roll_back(
     lake: Storage, table: str, tag: str = "prod", version: int | None = None, wait: bool = False
 ) -> tuple[int, int]:
     """Move `tag` to `version`, or to the one it marked before; from and to. Raises `NotFound`, `WriterConflict`."""
-    with hold_table(lake.child(WORK_FOLDER, table), "rollback", wait):
+    with hold_table(lake.child(WORK_FOLDER, table), "rollback", wait) as lease:
         dataset = open_dataset(lake, table)
         if dataset is None:
             raise NotFound(f"no table '{table}' in lake '{lake.uri}'.")
+        settle_tags(lease, dataset)
         marked = int(checkout(dataset, table, tag).version)
         target = version if version is not None else previous_version(lake, table, dataset, tag, marked)
         checkout(dataset, table, target)
-        dataset.tags.update(tag, target)
+        move_tag(lease, dataset, tag, target)
         record_run(
             lake,
             {

@@ -46,6 +46,7 @@ from pipelines.report import actors_over_time, build_report
 from pipelines.shard import record_name
 from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER, forget_unreadable
 from pipelines.spec import JobSpec
+from pipelines.tags import move_tag, settle_tags
 from pipelines.tally import Tally, read_records, readable_records
 from pipelines.work import GONE, LEFT, WORK, read_ids, read_work_ids
 
@@ -79,10 +80,12 @@ def run_job(
     folder.check_conditional_writes()
     profile = profile or ClusterProfile()
     with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease, reached(profile):
+        settle_tags_of(spec, lease)
         plan = plan_run(spec, profile, fresh, retry)
         run = Run(plan, lease, began, progress or (lambda done, total: None))
         try:
             run.execute()
+            settle_tags_of(spec, lease)
         except BaseException as failure:  # whatever ends the run is noted, then goes on its way
             if isinstance(failure, Exception) and not isinstance(failure, WriterConflict):
                 lease.check_after(failure)
@@ -97,6 +100,13 @@ def run_job(
                     failure.report = report
             raise
         return run.finish(run.state, memory.peak_mb)
+
+
+def settle_tags_of(spec: JobSpec, lease: Lease) -> None:
+    """See `tags.settle_tags`."""
+    table = open_dataset(spec.table.lake, spec.table.name)
+    if table is not None:
+        settle_tags(lease, table)
 
 
 def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry: Retry | None = None) -> Plan:
@@ -332,13 +342,9 @@ class Run:
         self.report |= {"version": self.head, "tag": tag}
         if tag is None:
             return
-        self.lease.check()
         table = open_dataset(spec.table.lake, spec.table.name)
-        assert table is not None
-        if tag in table.tags.list():
-            table.tags.update(tag, self.head)
-        else:
-            table.tags.create(tag, self.head)
+        assert table is not None and self.head is not None
+        move_tag(self.lease, table, tag, self.head)
 
     def _write_rejects(self, tally: Tally, version: int | None) -> None:
         """Write the rejects of the run's shards beside the table; see `ledger.write_rejects`."""

@@ -220,6 +220,7 @@ LATE: dict[str, Moment] = {
     "in-index": during("pipelines.run:build_index", 0.02),
     "after-index": at(after, "pipelines.run:build_index"),
     "before-tag": at(before, "pipelines.run:Run._tag"),
+    "in-tag": at(before, "pipelines.tags:set_tag"),
     "after-tag": at(after, "pipelines.run:Run._tag"),
     "before-ledger": at(before, "pipelines.run:record_run"),
     "after-ledger": at(after, "pipelines.run:record_run"),

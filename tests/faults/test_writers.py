@@ -171,7 +171,7 @@ def test_a_stranger_writes(
     "a writer that stalls beyond its lease", "the other finishes; the first commits nothing and ends with 4"
 )
 @pytest.mark.parametrize(
-    "moment", ["shards-3", "counted", "before-commit", "after-commit", "before-tag", "before-ledger"]
+    "moment", ["shards-3", "counted", "before-commit", "after-commit", "before-tag", "in-tag", "before-ledger"]
 )
 def test_a_writer_stalls(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     world = worlds.get(pruning_run)
@@ -185,6 +185,25 @@ def test_a_writer_stalls(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     assert first.wait() == 4 or moment == "before-ledger", first.log
     check_identical(take_snapshot(job), world.clean)
     check_settled(job)
+
+
+@pytest.mark.fault(
+    "a writer that stalls as it moves the tag, and wakes up after a later version", "readers keep the later version"
+)
+def test_a_writer_stalls_as_it_moves_the_tag(worlds: Worlds, tmp_path: Path) -> None:
+    world = worlds.get(pruning_run)
+    job = world.new_job(tmp_path)
+    first = Driver(tmp_path, job, "--moment", "in-tag", "--stall", "--ttl", str(TTL_S))
+    wait_until_stopped(first)
+    Driver(tmp_path, job, "--ttl", str(TTL_S), "--wait").succeed()
+    later = {**job, "embed": [*job["embed"], OTHER]}
+    version = Driver(tmp_path, later).succeed()["version"]
+    assert take_snapshot(job).tags == {"prod": version}
+    first.process.send_signal(signal.SIGCONT)
+    assert first.wait() == 4, first.log
+    assert "it is put right" in first.log
+    assert take_snapshot(job).tags == {"prod": version}
+    check_settled(later)
 
 
 def wait_until_stopped(driver: Driver) -> None:

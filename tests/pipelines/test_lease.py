@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from damage_maker import DAMAGE
 
 from latentlake.storage import Storage, open_storage
-from operators.errors import WriterConflict
+from operators.errors import Unreadable, WriterConflict
 from pipelines import lease as module
 from pipelines.lease import (
     KEPT,
@@ -33,6 +34,7 @@ from pipelines.lease import (
     entry_names,
     find_holder,
     hold_table,
+    process_start,
     read_last,
     this_host,
 )
@@ -141,11 +143,83 @@ def test_a_process_of_this_machine_that_was_killed_holds_nothing(disk: Storage, 
 
 
 def test_another_process_of_the_same_number_is_not_the_holder(disk: Storage):
-    mine = psutil.Process().create_time()
-    write_entry(disk, host=this_host(), pid=os.getpid(), process_began=mine - 100)
+    mine = process_start(os.getpid())
+    assert mine is not None
+    write_entry(disk, host=this_host(), pid=os.getpid(), process_began=mine - 1)
     assert find_holder(disk) is None
     write_entry(disk, host=this_host(), pid=os.getpid(), process_began=mine)
     assert find_holder(disk) is not None
+
+
+def test_a_step_of_the_clock_ends_no_holder(disk: Storage, monkeypatch: pytest.MonkeyPatch):
+    """What psutil says of a process's start is counted from the machine's, which moves with the clock."""
+    if not module.OWN_STAT.exists():
+        pytest.skip("the system has no /proc, and tells the start itself")
+    taken(disk)
+    created = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: created(self) + 2)
+    assert find_holder(disk) is not None
+    with pytest.raises(WriterConflict):
+        taken(disk)
+
+
+def test_the_start_of_a_process_is_told_from_others(tmp_path: Path):
+    program = tmp_path / "a) S 1 (name"  # what stands between the brackets may look like the rest
+    program.symlink_to(sys.executable)
+    processes = [subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    time.sleep(0.05)
+    processes.append(subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE))
+    starts = [process_start(process.pid) for process in processes]
+    assert starts == [process_start(process.pid) for process in processes]
+    first, second, third = starts
+    assert first is not None and second is not None and third is not None and first <= second < third
+    for process in processes:
+        process.kill()
+    while psutil.Process(processes[0].pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert process_start(processes[0].pid) is None  # nobody has asked for its exit code yet
+    for process in processes:
+        process.communicate()
+    assert process_start(processes[1].pid) is None
+
+
+def test_a_process_that_the_system_hides_is_there(disk: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lease = taken(disk)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "stat").touch()
+    monkeypatch.setattr(module, "OWN_STAT", tmp_path / "proc" / "self" / "stat")
+    assert process_start(os.getpid()) == module.UNSEEN
+    assert find_holder(disk) is not None and lease.number == 1
+
+
+def test_without_proc_psutil_tells(disk: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "OWN_STAT", tmp_path / "nowhere")
+    assert process_start(os.getpid()) == psutil.Process().create_time()
+    assert process_start(2**22 + 1) is None
+    taken(disk)
+    assert find_holder(disk) is not None
+
+
+def test_an_entry_of_an_earlier_release_is_judged_by_its_renewals(disk: Storage):
+    """It tells the start of its process in other numbers."""
+    host = this_host().rpartition("/")[0]
+    write_entry(disk, host=host, pid=os.getpid(), process_began=psutil.Process().create_time())
+    assert find_holder(disk) is not None
+    write_entry(disk, host=host, pid=os.getpid(), process_began=1.0)
+    assert find_holder(disk) is not None
+    write_entry(disk, host=host, pid=os.getpid(), renewed=time.time() - TTL_S - 1)
+    assert find_holder(disk) is None
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_an_entry_that_cannot_be_read_is_told_of(disk: Storage, damage: str):
+    entry = write_entry(disk)
+    log = disk.child(LEASE_FOLDER)
+    log.put(entry_name(entry.number), DAMAGE[damage](json.dumps(asdict(entry)).encode()))
+    with pytest.raises(Unreadable, match=r"If no writer is at work on this table, remove .*/lease/000000000001.json"):
+        taken(disk)
+    log.remove(entry_name(entry.number))
+    assert taken(disk).fence == 1
 
 
 def test_a_writer_of_another_machine_keeps_the_table_until_its_lease_expires(place: Storage):

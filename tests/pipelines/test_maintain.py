@@ -333,9 +333,9 @@ def test_folders_of_runs_that_nobody_looks_into_go(tmp_path: Path):
     work_folder(job).child("20200101T000000-dead00", "listing").put_if_absent("part-000000.parquet", b"x")
     last = read_runs(lake_of(job), "t")[0]["run_id"]
     maintain(job)
-    assert len(work_folder(job).list_names()) == 3 + 1  # each version's listing, and the lease
+    assert len(work_folder(job).list_names()) == 3 + 2  # each version's listing, the lease, and the notes on tags
     maintain(job, keep=NOW)
-    assert work_folder(job).list_names() == [last, "lease"]
+    assert work_folder(job).list_names() == [last, "lease", "tags"]
     assert run_job(job)["objects_read"] == 0
 
 
