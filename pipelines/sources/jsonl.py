@@ -14,7 +14,7 @@ from pipelines.sources._tables import Record, Rows, TableSource, check_columns, 
 from pipelines.values.conversions import ABSENT
 from pipelines.values.ids import id_of
 from pipelines.values.inference import infer
-from pipelines.values.json_lines import parse_line, repeated_keys
+from pipelines.values.json_lines import parse_line, plain_value, repeated_keys
 
 SAMPLE_LINES = 1000
 
@@ -52,7 +52,7 @@ class Source(TableSource):
         """Lines at byte offsets."""
         rows = [self._row(line) for line in fetch_ranges(storage, uri, positions, sizes)]
         columns = {name: [row.get(name, ABSENT) for row in rows] for name in self.metadata_names}
-        return Rows([row.get(self.content) for row in rows], columns)
+        return Rows([plain_value(row.get(self.content)) for row in rows], columns)
 
     def _row(self, line: bytes) -> dict[str, Any]:
         """A line's columns; with an error as its content where it names one of the job's twice."""

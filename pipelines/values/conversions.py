@@ -74,11 +74,17 @@ def convert(values: Values, field: pa.Field, stated: bool = False) -> tuple[pa.A
         array, bad = change(values, field.type, stated)
     else:
         array, bad = change_python(values, field.type, stated)
-    faults = {
-        row: f"metadata column '{field.name}': {shown(values, row)} is not {field.type}"
-        for row in np.flatnonzero(bad).tolist()
-    }
+    faults = {row: fault_of(values, row, field, stated) for row in np.flatnonzero(bad).tolist()}
     return array, faults
+
+
+def fault_of(values: pa.Array | Sequence[Any], row: int, field: pa.Field, stated: bool) -> str:
+    """Why a value does not fit: its column, itself, and the type; and that the job may state the type, where that is all it lacks."""
+    text = f"metadata column '{field.name}': {shown(values, row)} is not {field.type}"
+    if stated or isinstance(values, pa.Array) or not isinstance(values[row], str) or kind_of(field.type) != "float":
+        return text
+    _, bad = change_python([values[row]], field.type, True)
+    return text if bad[0] else f"{text}, unless the job states that type"
 
 
 def fits(source: pa.DataType, kind: pa.DataType) -> bool:

@@ -59,6 +59,13 @@ def repeated_keys(row: dict[str, Any]) -> frozenset[str]:
     return row.repeated if isinstance(row, Ambiguous) else frozenset()
 
 
+def plain_value(value: Any) -> Any:
+    """A value as JSON itself has it, for what takes a text alone."""
+    if isinstance(value, LongNumber):
+        return float(value)
+    return dict(value) if isinstance(value, Ambiguous) else [] if isinstance(value, Unusable) else value
+
+
 def depth_of(value: Any) -> int:
     """Levels of lists and objects in each other."""
     levels, within = 0, [value]

@@ -53,7 +53,19 @@ def check(values: Any, kind: pa.DataType, expected: list[Any], stated: bool = Fa
     assert array.type == kind
     assert sorted(faults) == [row for row, value in enumerate(expected) if value is BAD]
     assert array.to_pylist() == [None if value is BAD else value for value in expected]
-    assert all(f.startswith("metadata column 'c': ") and f.endswith(f" is not {kind}") for f in faults.values())
+    assert all(
+        f.startswith("metadata column 'c': ")
+        and f.removesuffix(", unless the job states that type").endswith(f" is not {kind}")
+        for f in faults.values()
+    )
+
+
+def test_a_reject_says_that_a_stated_type_would_do():
+    _, faults = convert(["1.50", "007"], pa.field("c", pa.float64()))
+    assert faults == {
+        0: "metadata column 'c': '1.50' is not double, unless the job states that type",
+        1: "metadata column 'c': '007' is not double",
+    }
 
 
 def test_a_stated_number_may_be_written_in_other_ways():

@@ -36,6 +36,8 @@ from source_maker import (
 from operators.batch import ReadError, RowError
 from operators.errors import SourceError
 from pipelines.sources import source_class, source_kinds
+from pipelines.sources._tables import sample_files
+from pipelines.sources.base import as_listing
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -358,6 +360,19 @@ def test_parts_of_a_listing(disk: Store, monkeypatch: pytest.MonkeyPatch):
     disk.put("a.jsonl", as_jsonl([{"id": str(k), "body": "x"} for k in range(7)]))
     pieces = list(disk.source("jsonl", id="id", content="body").list_objects(nothing_known))
     assert [piece.num_rows for piece in pieces] == [3, 3, 1]
+
+
+@given(st.lists(st.integers(1, 3), max_size=60), st.integers(1, 7))
+def test_files_that_types_are_told_from(entries: list[int], piece: int):
+    """The first, the last, and some between, at most eight; each once, and none that has nothing to read."""
+    uris = [f"f{n}" for n, count in enumerate(entries) for _ in range(count)]
+    rows = [{"object_id": str(n), "uri": uri, "error": "broken" if uri == "f1" else None} for n, uri in enumerate(uris)]
+    pieces = (as_listing(rows[start : start + piece]) for start in range(0, len(rows), piece))
+    readable = [uri for uri in dict.fromkeys(uris) if uri != "f1"]
+    chosen = sample_files(pieces)
+    assert chosen == [uri for uri in readable if uri in chosen]
+    assert len(chosen) == len(readable) if len(readable) <= 7 else 5 <= len(chosen) <= 8
+    assert (chosen[:1], chosen[-1:]) == (readable[:1], readable[-1:])
 
 
 # parquet

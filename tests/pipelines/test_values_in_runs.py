@@ -222,6 +222,15 @@ def test_ids_that_name_nothing_are_refused(tmp_path: Path, array: pa.Array):
         plan_of(parquet(tmp_path, {"id": array, "m": ["x", "y"]}))
 
 
+def test_contents_of_json_that_are_no_text_are_rejects(tmp_path: Path):
+    values = ["1.5", "0.1234567890123456789", "[1]", '{"a": 1, "a": 2}', "[" * 40 + "]" * 40, "null", '"text"']
+    job = lines(tmp_path, *(f'{{"id": "{n}", "text": {value}}}' for n, value in enumerate(values)), names=())
+    run(job)
+    assert list(rows_of(job)) == ["6"]
+    kinds = [reason.removeprefix("not text: a ") for _, reason in sorted(rejects_of(job).items())]
+    assert kinds == ["float", "float", "list", "dict", "list", "no content"]
+
+
 def test_ids_of_json_that_are_lists_or_objects_are_rejects(tmp_path: Path):
     job = lines(tmp_path, {"id": ["a"]}, {"id": {"a": 1}}, {"id": 7}, {"id": "x"}, names=())
     run(job)
