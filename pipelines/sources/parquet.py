@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from latentlake.storage import Storage
 from operators.batch import RowError
 from operators.errors import SchemaMismatch
+from pipelines.sources._int96 import add_nanoseconds, int96_columns, moments
 from pipelines.sources._tables import Record, Rows, TableSource, check_columns
 from pipelines.values.arrays import as_bytes, nulls_of, pick, valid_texts
 from pipelines.values.ids import can_name, id_texts
@@ -39,9 +40,9 @@ class Source(TableSource):
     def scan(self, storage: Storage, uri: str) -> Iterator[Record]:
         """Ids, read from the id column alone."""
         with storage.fs.open(storage.path_of(uri), "rb") as file:
-            parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            parquet = open_parquet(file)
             check_columns(uri, [self.id, *self.columns], parquet.schema_arrow.names)
-            self._check_types(uri, parquet.schema_arrow)
+            self._check_types(uri, parquet.schema_arrow, int96_columns(parquet.schema))
             rows = parquet.metadata.num_rows
             bytes_a_row = sum(group_bytes(parquet, g, self.content) for g in range(parquet.num_row_groups)) // max(
                 1, rows
@@ -52,8 +53,15 @@ class Source(TableSource):
                     yield Record(name, position, bytes_a_row)
                     position += 1
 
-    def _check_types(self, uri: str, schema: pa.Schema) -> None:
-        """Raise `SchemaMismatch` where ids, or contents, are of a type that is none."""
+    def _check_types(self, uri: str, schema: pa.Schema, int96: Mapping[str, bool]) -> None:
+        """Raise `SchemaMismatch` where ids, or contents, are of a type that is none, or metadata of one that would be falsified."""
+        for name in self.metadata_names:
+            if not int96.get(name, True):
+                raise SchemaMismatch(
+                    f"metadata column '{name}' of '{uri}' is {schema.field(name).type} and holds timestamps of Parquet's old type "
+                    "INT96, which are read in columns of their own alone.\n  Write the file again with today's timestamps, or "
+                    "leave the column out."
+                )
         kind = schema.field(self.id).type
         if not can_name(plain_type(kind)):
             raise SchemaMismatch(
@@ -86,7 +94,15 @@ class Source(TableSource):
             tables += cursor.take(rows)
             OPEN_GROUPS[key] = cursor
         found = pa.concat_tables(tables)
-        return Rows(contents_of(found[self.content]), {name: found[name] for name in self.metadata_names})
+        contents = contents_of(found[self.content])
+        metadata = {}
+        for name in self.metadata_names:
+            metadata[name], lossy = moments(found, name)
+            for row in lossy.tolist():
+                contents[row] = RowError(
+                    f"metadata column '{name}': its nanoseconds stand beside a year beyond their reach"
+                )
+        return Rows(contents, metadata)
 
     def forget(self) -> None:
         """Drop footers and the open row group."""
@@ -98,7 +114,7 @@ class Source(TableSource):
         columns: dict[str, list[pa.DataType]] = {name: [] for name in self.metadata_names}
         for uri in uris:
             with storage.fs.open(storage.path_of(uri), "rb") as file:
-                schema = pq.read_schema(file)
+                schema = open_parquet(file).schema_arrow
             for name, types in columns.items():
                 types.append(plain_type(schema.field(name).type))
         return {name: widest(name, types) for name, types in columns.items()}
@@ -149,6 +165,13 @@ def group_bytes(parquet: pq.ParquetFile, group: int, column: str) -> int:
     )
 
 
+def open_parquet(file: Any, described: pq.FileMetaData | None = None, int96: str = "us") -> pq.ParquetFile:
+    """A file, of which no more is buffered than is asked for; its INT96 are timestamps in the unit `int96`."""
+    return pq.ParquetFile(
+        file, metadata=described, buffer_size=BUFFER_BYTES, pre_buffer=False, coerce_int96_timestamp_unit=int96
+    )
+
+
 @lru_cache(maxsize=16)
 def read_metadata(storage: Storage, uri: str, version: str | None) -> pq.FileMetaData:
     """A file's footer."""
@@ -169,10 +192,16 @@ class GroupCursor:
         self, storage: Storage, uri: str, described: pq.FileMetaData, group: int, columns: tuple[str, ...]
     ) -> None:
         self._file = storage.fs.open(storage.path_of(uri), "rb")
-        parquet = pq.ParquetFile(self._file, metadata=described, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        parquet = open_parquet(self._file, described)
         size = sum(group_bytes(parquet, group, name) for name in columns)
         rows = described.row_group(group).num_rows * WINDOW_BYTES // max(1, size)
-        self._batches = parquet.iter_batches(min(max(rows, 1), WINDOW_ROWS), row_groups=[group], columns=list(columns))
+        window = min(max(rows, 1), WINDOW_ROWS)
+        self._batches = parquet.iter_batches(window, row_groups=[group], columns=list(columns))
+        int96 = [name for name in int96_columns(parquet.schema) if name in columns]
+        if int96:
+            fine = open_parquet(storage.fs.open(storage.path_of(uri), "rb"), described, "ns")
+            nano = fine.iter_batches(window, row_groups=[group], columns=int96)
+            self._batches = (add_nanoseconds(*pair) for pair in zip(self._batches, nano, strict=True))
         self._window: pa.RecordBatch | None = None
         self.start = self._stop = 0  # rows of the window
 

@@ -74,6 +74,35 @@ def test_a_timestamp_beyond_python_is_kept(tmp_path: Path):
         assert stored[name].cast(pa.int64()).to_pylist() == when.cast(pa.int64()).to_pylist()
 
 
+SECOND = 10**6
+MICROSECONDS = {
+    "near": [0, 1_600_000_000 * SECOND, None],
+    "far": [253_402_300_799 * SECOND, -62_135_596_800 * SECOND, 9_145_440_000_000 * SECOND],  # 9999, 1, 291774
+}
+
+
+@pytest.mark.parametrize("name", MICROSECONDS)
+def test_timestamps_in_int96_are_not_wrapped(tmp_path: Path, name: str):
+    job = parquet(tmp_path, {"m": [1, 2, 3]})
+    when = pa.array(MICROSECONDS[name], pa.timestamp("us"))
+    table = pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"], "m": when})
+    pq.write_table(table, tmp_path / "in" / "a.parquet", use_deprecated_int96_timestamps=True)
+    assert run(job)["counts"]["rejected"] == 0
+    stored = open_table(job).to_arrow(columns=["id", "m"]).sort_by("id")["m"]
+    assert stored.type == pa.timestamp("us") and stored.cast(pa.int64()).to_pylist() == MICROSECONDS[name]
+
+
+def test_nanoseconds_in_int96_are_not_cut(tmp_path: Path):
+    job = parquet(tmp_path, {"m": [1, 2]})
+    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "m": pa.array([10**9 + 1, 10**9], pa.timestamp("ns"))})
+    pq.write_table(table, tmp_path / "in" / "a.parquet", use_deprecated_int96_timestamps=True)
+    run(job)
+    assert rejects_of(job) == {"a": "metadata column 'm': 1970-01-01 00:00:01.000000001 is not timestamp[us]"}
+    stated = {**job["source"], "metadata": [{"column": "m", "type": "timestamp[ns]"}]}
+    run({**job, "source": stated, "table": {**job["table"], "mode": "rebuild"}})
+    assert open_table(job).to_arrow(columns=["m"])["m"].cast(pa.int64()).to_pylist() == [10**9 + 1, 10**9]
+
+
 @pytest.mark.parametrize("column", ["m", "text", "id"])
 def test_a_text_that_is_not_utf8_is_one_reject(tmp_path: Path, column: str):
     job = parquet(tmp_path, {"m": pa.array(["x", "y", "z"]), column: NOT_UTF8}, "m")
