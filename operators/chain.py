@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """Decoder of `modality`, then `steps`."""
+    """Decoder of `modality` with its options, then `steps`."""
 
     modality: str
     steps: tuple[Step, ...] = ()
+    decode: Mapping[str, Any] = field(default_factory=dict)  # what differs from the decoder's defaults
 
     @property
     def column(self) -> str:
@@ -74,7 +75,7 @@ class Chain:
 
     def run(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], role: Role = "document") -> Batch:
         """Decode `content`, then apply the steps; queries skip the operators that are not `at_query`."""
-        batch = find_decoder(self.modality).decode(batch)
+        batch = find_decoder(self.modality).decode(batch, **self.decode)
         for step in self.steps:
             if role == "document" or find_operator(step.op).at_query:
                 batch = apply_bisecting(step, batch, tokenizers)
@@ -86,17 +87,19 @@ class Chain:
             "modality": self.modality,
             "decode": find_decoder(self.modality).VERSION,
             "preprocess": [step.fingerprint_fields() for step in self.steps],
+            **({"decode_options": dict(self.decode)} if self.decode else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
         """The chain as JSON-able values; `Chain.from_json` is the inverse."""
-        return {"modality": self.modality, "steps": [{"op": s.op, **s.params} for s in self.steps]}
+        steps = [{"op": s.op, **s.params} for s in self.steps]
+        return {"modality": self.modality, "steps": steps, **({"decode": dict(self.decode)} if self.decode else {})}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Chain:
         """Rebuild a chain that `to_json` wrote."""
         steps = [Step(s["op"], {k: v for k, v in s.items() if k != "op"}) for s in value["steps"]]
-        return cls(value["modality"], tuple(steps))
+        return cls(value["modality"], tuple(steps), dict(value.get("decode") or {}))
 
 
 def apply_bisecting(step: Step, batch: Batch, tokenizers: Mapping[str, Tokenizer]) -> Batch:

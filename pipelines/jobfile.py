@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
 from latentlake.stored import check_metric, default_metric
 from operators.chain import Chain, Step
-from operators.decode import embedded_as, modality_names
+from operators.decode import embedded_as, find_decoder, modality_names
 from operators.embedders import config_class
 from operators.errors import InvalidSpec, SpecError, UnknownName, did_you_mean, redact_url
 from operators.preprocess import find_operator, operators_by_name
@@ -27,7 +27,7 @@ from pipelines.values.conversions import is_encodable
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[str | int, ...]
 
-KEYS = ("name", "modality", "source", "preprocess", "embed", "table", "index", "gates", "publish", "shard")
+KEYS = ("name", "modality", "source", "decode", "preprocess", "embed", "table", "index", "gates", "publish", "shard")
 REQUIRED = ("name", "modality", "source", "embed", "table")
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 TABLE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -118,6 +118,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
             ("modality",), f"no modality '{modality}'.{did_you_mean(modality, known)} Known: {', '.join(known)}."
         )
     origin = parse_source(data["source"], problems) if "source" in data else None
+    options = parse_decode(data.get("decode") or {}, modality, problems)
     embeds = parse_list(data, "embed", parse_embed, problems)
     if "embed" in data and not data["embed"]:
         problems.add(("embed",), "names no model; give at least one.")
@@ -137,7 +138,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         name=data["name"],
         modality=modality,
         source=origin,
-        chain=Chain(modality, tuple(steps)),
+        chain=Chain(modality, tuple(steps), options),
         embed=tuple(embeds),
         table=table,
         index=tuple(indexes),
@@ -184,6 +185,18 @@ def parse_source(data: Any, problems: Problems) -> Any:
     if source is not None:
         check_place(source.uri, source.storage_options, ("source",), problems)
     return source
+
+
+def parse_decode(data: Any, modality: str, problems: Problems) -> dict[str, Any]:
+    """The section `decode`: what is not the default of the options that the modality's decoder takes."""
+    if not data or modality not in modality_names():
+        return {}
+    model = getattr(find_decoder(modality), "Options", None)
+    if model is None:
+        problems.add(("decode",), f"'{modality}' is decoded without options; leave it out.")
+        return {}
+    options = problems.check(model, data, ("decode",))
+    return {} if options is None else options.model_dump(mode="json", exclude_defaults=True)
 
 
 def parse_embed(data: dict[str, Any], where: Where, problems: Problems) -> EmbedSpec | None:

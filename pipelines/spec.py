@@ -146,6 +146,7 @@ class JobSpec(Section):
             "name": self.name,
             "modality": self.modality,
             "source": {**source.model_dump(mode="json"), "uri": source.storage.lance_uri},
+            **({"decode": dict(self.chain.decode)} if self.chain.decode else {}),
             "preprocess": self.chain.to_json()["steps"],
             "embed": [
                 {**e.model_dump(mode="json", exclude={"config"}), **e.config.model_dump(mode="json")}

@@ -16,7 +16,8 @@ def find_decoder(modality: str) -> ModuleType:
     """The module that decodes `modality`.
 
     It has `decode(batch)`, `VERSION` (in the fingerprint), `COLUMN` (what it writes), and, where operators have to make
-    it another modality before a model takes it, `EMBEDDED_AS`.
+    it another modality before a model takes it, `EMBEDDED_AS`. A pydantic model `Options` says which keyword arguments
+    `decode` takes: a job may give them under `decode`.
     """
     return load_module(__name__, "decode", modality, "modality")
 

@@ -1,7 +1,10 @@
 """Bytes to text.
 
-A byte order mark or strict UTF-8 decides; otherwise charset_normalizer guesses on a sample, and the whole content must
-then decode strictly. What is no text in any of these is rejected rather than turned into mojibake.
+A byte order mark or strict UTF-8 decides; otherwise charset_normalizer guesses on a sample, the whole content must then decode
+strictly, and chardet must come to the same text by more than `MARGIN`. What is no text in any of these, or could as well be
+another one, is rejected rather than turned into mojibake, unless the job states the encoding.
+
+A guess only ever loses by a younger rule: what is decoded is what VERSION 1 made of it, or a reject.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ import codecs
 import re
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from operators.batch import Batch, RowError, map_rows
+from operators.decode._guessing import LEGACY, SAMPLE_BYTES, WIDE, guess_encodings, rival_of, shifting_encoding
 from operators.limits import MAX_CHARS
 
 COLUMN = "text"
@@ -25,29 +31,40 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-# Of legacy encodings those that browsers decode (https://encoding.spec.whatwg.org/#names-and-labels), less the rarest:
-# with EBCDIC and cp1006 among the candidates a lone "café" in Latin-1 comes out as "cafﻠ".
-LEGACY = (
-    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp866", "cp874"),
-    *("iso8859_2", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_15", "koi8_r", "koi8_u"),
-    *("mac_roman", "mac_cyrillic", "gb18030", "big5", "big5hkscs", "cp932", "shift_jis", "euc_jp", "cp949", "euc_kr"),
-)
-WIDE = ("utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be")
-PREFERRED = "cp1252"  # among equal guesses, as in browsers
-
-SAMPLE_BYTES = 65_536
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
 
 
-def decode(batch: Batch) -> Batch:
-    """Decode `content` (bytes; str passes as it is) to str in `text`.
+class Options(BaseModel):
+    """What a job may say of its texts: `encoding`, Python's name of one, is what all of them are in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: str | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def a_known_encoding(cls, name: str | None) -> str | None:
+        """Python's own name of it."""
+        try:
+            "".encode(name or "utf-8")
+            return None if name is None else codecs.lookup(name).name
+        except (LookupError, ValueError) as failure:
+            raise ValueError("no encoding of that name; Python's names hold, such as cp437 or iso2022_jp") from failure
+
+
+def decode(batch: Batch, *, encoding: str | None = None) -> Batch:
+    """Decode `content` (bytes; str passes as it is) to str in `text`; see `Options`.
 
     A row without text gets `error="decode: empty"`, one that is no text `error="decode: not text: <reason>"`.
     """
-    return map_rows(batch, decode_content, column="content", into=COLUMN, stage="decode")
+
+    def decode_one(content: Any) -> str:
+        return decode_content(content, encoding)
+
+    return map_rows(batch, decode_one, column="content", into=COLUMN, stage="decode")
 
 
-def decode_content(content: Any) -> str:
+def decode_content(content: Any, encoding: str | None = None) -> str:
     """Decode one object. Raises `RowError` where there is no text."""
     if content is None:
         raise RowError("no content")
@@ -56,7 +73,7 @@ def decode_content(content: Any) -> str:
         check_length(len(content))
         text = check_encodable(content)
     elif isinstance(content, bytes | bytearray | memoryview):
-        text = decode_bytes(bytes(content))
+        text = decode_bytes(bytes(content)) if encoding is None else decode_stated(bytes(content), encoding)
     else:
         raise RowError(f"not text: a {type(content).__name__}")
     check_length(len(text))
@@ -69,6 +86,11 @@ def check_length(chars: int) -> None:
     """Raise `RowError` for a text that is longer than a row may be."""
     if chars > MAX_CHARS:
         raise RowError(f"{chars} characters or more, above {MAX_CHARS}: split the object")
+
+
+def decode_stated(content: bytes, encoding: str) -> str:
+    """Decode strictly in the encoding that the job states; a mark at the beginning is no text."""
+    return check_encodable(refuse_nul(decode_as(content, encoding)).removeprefix("\ufeff"))
 
 
 def check_encodable(text: str) -> str:
@@ -87,13 +109,19 @@ def decode_bytes(content: bytes) -> str:
             return refuse_nul(decode_as(content, encoding))
     if b"\0" in content:
         return refuse_nul(decode_guess(content, content[:SAMPLE_BYTES], WIDE))
+    if content.isascii() and (shifting := shifting_encoding(content)):
+        raise RowError(f"not text: {shifting.upper()} perhaps; state `decode: {{encoding: {shifting}}}`")
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError as failure:
         sample = sample_around(content, failure.start)
         if mostly_utf8(sample):
             raise RowError(f"not text: broken UTF-8 at byte {failure.start}") from failure
         return decode_guess(content, sample, LEGACY)
+    head = text[:SAMPLE_BYTES]
+    if len(CONTROL.findall(head)) > len(head) // 4:
+        raise RowError("not text: control characters, of UTF-16 perhaps; state `decode: {encoding: …}` if it is")
+    return text
 
 
 def decode_as(content: bytes, encoding: str) -> str:
@@ -113,20 +141,12 @@ def decode_guess(content: bytes, sample: bytes, encodings: tuple[str, ...]) -> s
             continue
         head = text[:SAMPLE_BYTES]
         if len(CONTROL.findall(head)) <= 1 + len(head) // 100:
+            if other := rival_of(encoding, sample):
+                raise RowError(
+                    f"not text: {encoding.upper()} perhaps, or {other.upper()}; state `decode: {{encoding: …}}`"
+                )
             return text
     raise RowError(f"not text: {len(content)} bytes in no known encoding")
-
-
-def guess_encodings(sample: bytes, encodings: tuple[str, ...]) -> list[str]:
-    """Those of `encodings` that charset_normalizer takes for likely, the best first."""
-    from charset_normalizer import from_bytes
-
-    matches = list(from_bytes(sample, cp_isolation=list(encodings), enable_fallback=False))
-    if not matches:
-        return []
-    tied = [m for m in matches if (m.chaos, m.coherence) == (matches[0].chaos, matches[0].coherence)]
-    first = [PREFERRED] if any(PREFERRED in m.could_be_from_charset for m in tied) else []
-    return first + [m.encoding for m in matches]
 
 
 def sample_around(content: bytes, position: int) -> bytes:

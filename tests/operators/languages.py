@@ -57,6 +57,6 @@ def encodings_of(text: str, codecs: list[str]) -> dict[str, bytes]:
             content = text.encode(codec)
             if content.decode(codec) == text:
                 found[codec] = content
-        except UnicodeError:
+        except (UnicodeError, LookupError):
             continue
     return found

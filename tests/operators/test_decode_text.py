@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import encodings.aliases
 import io
 import random
+import re
 import time
 import zlib
+from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from languages import TEXTS as LANGUAGES
+from languages import encodings_of
 from PIL import Image
 
-from operators.batch import make_batch
+from operators.batch import RowError, make_batch
 from operators.decode import find_decoder
-from operators.decode.text import SAMPLE_BYTES, decode
+from operators.decode.text import CONTROL, SAMPLE_BYTES, decode, decode_content
 
 FRENCH = "L'été dernier, à la plage, nous avons mangé des crêpes où il faisait très chaud."
 GERMAN = "Der Fluß fließt schön durch Köln; größere Änderungen sind möglich."
@@ -54,8 +59,9 @@ def test_mark_decides(mark: str) -> None:
         (FRENCH, "latin-1"),
         (GERMAN, "cp1252"),
         ("café", "latin-1"),
-        ("naïve", "cp1252"),
-        ("“hi” – he said", "cp1252"),
+        ("L'été, à Paris", "cp1252"),
+        ("Une journée à la plage", "latin-1"),
+        ("José García, São Paulo", "cp1252"),
         (RUSSIAN, "cp1251"),
         (RUSSIAN * 3, "koi8_r"),
         (JAPANESE, "shift_jis"),
@@ -65,6 +71,106 @@ def test_mark_decides(mark: str) -> None:
 )
 def test_legacy_encodings(text: str, encoding: str) -> None:
     assert decode_one(text.encode(encoding)) == (text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "guess"),
+    [
+        ("naïve", "cp1252", "CP1252"),
+        ("“hi” – he said", "cp1252", "CP1252"),
+        ("มนุษย์ทั้งหลาย", "utf-16-le", "control characters"),
+        (GERMAN, "cp850", ""),
+        (RUSSIAN, "cp855", ""),
+        (JAPANESE, "iso2022_jp", "ISO2022_JP"),
+        ("한국어 텍스트입니다", "iso2022_kr", "ISO2022_KR"),
+        (CHINESE, "hz", "HZ"),
+        ("Größe und Fläche der Häuser", "utf-7", "UTF_7"),
+    ],
+)
+def test_what_could_be_another_text_is_rejected_with_the_guess(text: str, encoding: str, guess: str) -> None:
+    decoded, error = decode_one(text.encode(encoding))
+    assert decoded is None and error is not None
+    assert (
+        error.startswith(f"decode: not text: {guess}") and "perhaps" in error and "state `decode: {encoding: " in error
+    )
+    assert decode(make_batch(["a"], [text.encode(encoding)]), encoding=encoding)["text"][0] == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(map(chr, range(1, 32)))
+        + "all control characters, in a text that is long enough for them to be few; a naughty string " * 2,
+        "\x1b[31mred\x1b[0m and \x1b(B\x1b[m plain",
+        'call +49-30-1234 or +1-800-555-0199, "C++"-style +abc- x',
+        '(format t "~{~A~^, ~}" list) ~{ab~} ~ {x}',
+        "dGhpcyBpcyBiYXNlNjQ+abc/def== a+b=c+d",
+        "x ~{!!~ y",
+    ],
+)
+def test_ascii_stays_ascii(text: str) -> None:
+    assert decode_one(text.encode()) == (text, None)
+
+
+CODECS = sorted(set(encodings.aliases.aliases.values()) - {"idna", "punycode", "unicode_escape", "raw_unicode_escape"})
+
+
+def test_a_stated_encoding_holds() -> None:
+    for text in LANGUAGES.values():
+        for codec, content in encodings_of(text, CODECS).items():
+            assert decode(make_batch(["a"], [content]), encoding=codec)["text"][0] == text
+    assert decode_content("é".encode(), "utf-8") == "é"
+    assert (
+        decode_content(b"\xef\xbb\xbfa", "utf-8") == decode_content("\ufeffa".encode("utf-16-le"), "utf-16-le") == "a"
+    )
+    with pytest.raises(RowError, match="not text: broken CP932 at byte 1"):
+        decode_content(b"a\x81", "cp932")
+    with pytest.raises(RowError, match="not text: a NUL"):
+        decode_content(b"a\0", "cp437")
+
+
+def test_few_texts_are_decoded_to_other_ones() -> None:
+    """Every third of the texts in every encoding. Of all 4,236, version 1 alone decoded 1,733 wrongly, and now 17."""
+    verdicts = Counter[str]()
+    for language, text in LANGUAGES.items():
+        sentence = re.split(r"(?<=[.。։]) ?", text)[0]
+        for size, part in (
+            ("words", " ".join(text.split()[:4])[:30]),
+            ("sentence", sentence),
+            ("page", (text + "\n") * 5),
+        ):
+            for codec, content in encodings_of(part, CODECS).items():
+                if content.isascii() and content.decode("ascii") == part:
+                    continue
+                if zlib.crc32(f"{language} {size} {codec}".encode()) % 3:
+                    continue
+                decoded, _ = decode_one(content)
+                verdicts["reject" if decoded is None else "right" if decoded == part else "wrong"] += 1
+    assert verdicts.total() > 900
+    assert verdicts["wrong"] <= 0.01 * verdicts.total()
+    assert verdicts["right"] >= 0.35 * verdicts.total()  # the others are mostly in encodings that nobody used for them
+
+
+def test_the_usual_encodings_are_known() -> None:
+    usual = {
+        "cp1252": ("french", "german", "spanish", "portuguese", "swedish", "danish", "icelandic"),
+        "cp1251": ("russian", "ukrainian", "serbian"),
+        "koi8_r": ("russian",),
+        "cp1253": ("greek",),
+        "cp1255": ("hebrew",),
+        "cp1256": ("arabic",),
+        "shift_jis": ("japanese",),
+        "euc_jp": ("japanese",),
+        "gb18030": ("chinese",),
+        "big5": ("taiwanese",),
+        "cp949": ("korean",),
+        "utf_16_le": ("russian", "english", "greek", "japanese"),
+        "utf_32_be": ("russian", "english", "greek", "japanese"),
+    }
+    for codec, languages in usual.items():
+        for language in languages:
+            page = (LANGUAGES[language] + "\n") * 3
+            assert decode_one(page.encode(codec)) == (page, None), (codec, language)
 
 
 def test_str_passes() -> None:
@@ -153,4 +259,5 @@ def test_never_crashes(content: bytes) -> None:
 @given(st.text(max_size=200).filter(lambda t: t.strip() and "\0" not in t and not t.startswith("\ufeff")))
 @settings(max_examples=100, deadline=None)
 def test_utf8_round_trip(text: str) -> None:
+    assume(len(CONTROL.findall(text)) <= len(text) // 4)
     assert decode_one(text.encode()) == (text, None)

@@ -381,3 +381,39 @@ def test_validation_loads_neither_engines_nor_models():
     loaded = {name.split(".")[0] for name in json.loads(run.stdout)}
     assert "pydantic" in loaded  # the list is real
     assert not loaded & {"ray", "torch", "torchvision", "transformers", "sentence_transformers", "lance", "tokenizers"}
+
+
+def test_options_of_the_decoder():
+    job = parse_job({**GOOD, "modality": "text", "decode": {"encoding": "IBM437"}} | text_sections())
+    assert job.chain.decode == {"encoding": "cp437"}
+    assert parse_job(job.to_json()).chain == job.chain
+    assert Chain.from_json(job.chain.to_json()) == job.chain
+    plain = parse_job({**GOOD, "modality": "text"} | text_sections())
+    assert "decode" not in plain.to_json() and "decode" not in plain.chain.to_json()
+    assert plain.chain.fingerprint_fields() == {"modality": "text", "decode": 1, "preprocess": []}
+    assert job.chain.fingerprint_fields() == {
+        **plain.chain.fingerprint_fields(),
+        "decode_options": {"encoding": "cp437"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("modality", "options", "message"),
+    [
+        ("text", {"encoding": "cp4370"}, "decode.encoding: no encoding of that name"),
+        ("text", {"encodin": "cp437"}, "decode.encodin: unknown key. Did you mean 'encoding'?"),
+        ("image", {"encoding": "cp437"}, "decode: 'image' is decoded without options; leave it out."),
+    ],
+)
+def test_options_that_the_decoder_has_not(modality: str, options: dict[str, Any], message: str):
+    job = {**GOOD, "modality": modality, "decode": options} | text_sections()
+    assert any(problem.startswith(message) for problem in problems_of(job))
+
+
+def text_sections() -> dict[str, Any]:
+    return {
+        "source": {"kind": "files", "uri": "in"},
+        "preprocess": [],
+        "embed": [{"column": "v", "family": "hashing"}],
+        "index": [],
+    }
