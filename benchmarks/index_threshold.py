@@ -49,7 +49,6 @@ def measure(rows: int, queries: int, dimension: int = 384) -> dict[str, float]:
         asked = make_vectors(queries, dimension, 2)
         exact_ms, truth = time_queries(table, asked, exact=True)
         choice = choose_index(max(rows, 10**6), dimension, "cosine", "auto") or {}
-        choice["num_partitions"] = max(1, round(rows**0.5))
         began = time.perf_counter()
         table.create_index("v", **choice)
         build_s = time.perf_counter() - began

@@ -190,7 +190,8 @@ class Table:
         query; it is refused where its fingerprint is another. A vector is taken as it is.
 
         `column` may be left out where only one vector column fits. `where` is a SQL filter, applied before the search.
-        `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index unused. Distances follow
+        `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index unused, as does a filter
+        that keeps few rows. Distances follow
         the column's metric: cosine, l2 (squared), dot (one minus the product) or hamming (bits that differ).
 
         Raises `SpecError`, `NotFound`, `FingerprintMismatch`, `ModelNotFound`.
@@ -206,7 +207,8 @@ class Table:
         stored = self.provenance(column)
         vector = self._embed(query, kind, column, stored) if id is None else self._vector_of(id, column, stored)
         # One row more for a row that has to be left out of its own hits.
-        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact)
+        kept = None if where is None or exact else (self.count(where), self._dataset.count_rows())
+        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact, kept)
         found = self._nearest(asked, where, [*names, "id"])
         if id is not None:
             found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)

@@ -56,15 +56,15 @@ def test_the_threshold_is_the_measured_one():
 
 def test_choice():
     chosen = choose_index(63_800, 384, "cosine", "auto")
-    assert chosen == {"index_type": "IVF_RQ", "metric": "cosine", "num_partitions": 253, "num_bits": 1}
+    assert chosen == {"index_type": "IVF_RQ", "metric": "cosine", "num_bits": 1}  # partitions are left to Lance
     assert choose_index(999, 384, "cosine", "auto") is None
     assert choose_index(10**6, 384, "cosine", "none") is None
     assert choose_index(255, 384, "cosine", "ivf_pq") is None  # too few to train on
     assert choose_index(0, 384, "l2", "ivf_flat") is None
-    assert choose_index(10**9, 384, "l2", "auto")["num_partitions"] == indexes.MAX_PARTITIONS
     assert choose_index(2000, 30, "l2", "auto")["index_type"] == "IVF_FLAT"
     assert [choose_index(2000, dim, "l2", "ivf_pq")["num_sub_vectors"] for dim in (384, 30, 7, 3)] == [48, 3, 1, 1]
-    assert choose_index(3_000_000, 384, "dot", "ivf_hnsw_sq")["num_partitions"] == 3
+    for type in TYPES:
+        assert "num_partitions" not in choose_index(3_000_000, 384, "dot", type)
     with pytest.raises(SpecError, match="divisible by 8"):
         choose_index(2000, 30, "l2", "ivf_rq")
     with pytest.raises(UnknownName, match=r"no index type 'ivf_pg'. Did you mean 'ivf_pq'\?"):
@@ -178,7 +178,7 @@ def test_recall_equals_numpy(maker: LakeMaker, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(indexes, "REFINE_FACTOR", 1)
     vectors = np.random.default_rng(0).standard_normal((2000, DIM)).astype("f4")
     dataset = write_vectors(maker, vectors, metric="l2")
-    build_index(dataset, "words", "l2", "ivf_flat")
+    dataset.create_index("words", "IVF_FLAT", metric="l2", num_partitions=45, name="words_idx")
     measured = measure_recall(dataset, "words", "l2", queries=2000)
     squares = (vectors**2).sum(axis=1)
     distances = squares[:, None] + squares[None] - 2 * vectors @ vectors.T
@@ -218,6 +218,79 @@ def test_a_filter_that_leaves_few_rows_still_finds_k(maker: LakeMaker, monkeypat
     build_index(write_vectors(maker, make_vectors(3000)), "words", "cosine", "ivf_flat")
     table = latentlake.connect(maker.uri).open("vectors")
     assert len(table.search(make_vectors(1)[0], k=10, where="number % 200 = 0")) == 10
+
+
+def write_old_index(maker: LakeMaker, vectors: np.ndarray, type: str = "IVF_RQ") -> Any:
+    """A table with an index of √n partitions, as they were built at first."""
+    dataset = write_vectors(maker, vectors)
+    partitions = round(len(vectors) ** 0.5)
+    dataset.create_index("words", type, metric="cosine", num_partitions=partitions, name="words_idx")
+    return dataset
+
+
+def recall_under(table: latentlake.Table, queries: np.ndarray, where: str) -> float:
+    hits = 0
+    for query in queries:
+        exact = {row["id"] for row in table.search(query, where=where, exact=True)}
+        hits += len(exact & {row["id"] for row in table.search(query, where=where)})
+    return hits / (10 * len(queries))
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["compared exactly", "probed with more effort"])
+@pytest.mark.parametrize("old", [True, False], ids=["old index", "new index"])
+def test_filters_lose_no_rows(maker: LakeMaker, monkeypatch: pytest.MonkeyPatch, few: bool, old: bool):
+    vectors = np.random.default_rng(0).standard_normal((6000, 32)).astype("f4")
+    monkeypatch.setattr(indexes, "NPROBES", 8)
+    if old:
+        write_old_index(maker, vectors, "IVF_FLAT")  # loses rows to partitions alone
+    else:
+        build_index(write_vectors(maker, vectors), "words", "cosine", "ivf_flat")
+    monkeypatch.setattr(indexes, "ANN_MIN_ROWS", 1000 if few else 10)
+    table = latentlake.connect(maker.uri).open("vectors")
+    queries = np.random.default_rng(1).standard_normal((20, 32)).astype("f4")
+    for where in ("number % 100 = 7", "number % 10 = 7"):
+        assert recall_under(table, queries, where) >= 0.998
+
+
+def test_effort_grows_as_a_filter_keeps_less():
+    query = np.zeros(4, "f4")
+    ask = lambda kept: indexes.nearest("v", query, 5, "l2", kept=kept)  # noqa: E731
+    assert ask(None)["minimum_nprobes"] == indexes.NPROBES
+    assert ask((10**6, 10**6))["minimum_nprobes"] == indexes.NPROBES
+    assert ask((10**5, 10**6))["minimum_nprobes"] == 10 * indexes.NPROBES
+    for few in (0, 1, 999):
+        assert ask((few, 10**6)) == indexes.nearest("v", query, 5, "l2", exact=True)
+
+
+def test_an_old_index_is_extended_and_not_built_anew(maker: LakeMaker):
+    write_old_index(maker, make_vectors(3000, dim=128))
+    dataset = write_vectors(maker, make_vectors(100, seed=1, dim=128), mode="append", start=3000)
+    report = build_index(dataset, "words", "cosine")
+    assert report.type == "ivf_rq"
+    assert report.recall is not None and report.recall >= 0.97
+    version = dataset.version
+    assert build_index(dataset, "words", "cosine").recall == report.recall
+    assert dataset.version == version  # it works as it is
+
+
+def make_topics(rows: int, seed: int) -> np.ndarray:
+    """Vectors of 384 numbers around 1,000 centres."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((1000, 384), "f4")
+    return centres[rng.integers(0, 1000, rows)] + 0.6 * rng.standard_normal((rows, 384), "f4")
+
+
+def test_the_defaults_at_their_threshold(maker: LakeMaker):
+    dataset = write_vectors(maker, make_topics(20_000, 1))
+    for more in (0, 200):
+        if more:
+            dataset = write_vectors(maker, make_topics(more, 2), mode="append", start=20_000)
+        report = build_index(dataset, "words", "cosine")
+        assert report.type == "ivf_rq"
+        assert report.recall is not None and report.recall >= 0.995
+        table, queries = latentlake.connect(maker.uri).open("vectors"), make_topics(20, 3)
+        for where in ("number >= 0", "number % 10 = 7", "number % 100 = 7"):
+            assert recall_under(table, queries, where) >= 0.998
 
 
 def test_odd_names_and_unknown_columns(maker: LakeMaker):

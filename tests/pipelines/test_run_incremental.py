@@ -435,10 +435,10 @@ def test_a_tag_that_was_taken_back_stays_where_nothing_has_changed_since(tmp_pat
 
 
 def test_a_head_that_a_gate_left_unpublished_is_gated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentlake.indexes.NPROBES", 1)  # searches that miss
+    monkeypatch.setattr("latentlake.indexes.REFINE_FACTOR", 1)  # searches that miss
     rng = np.random.default_rng(0)
     texts = {f"{n:03}.txt": " ".join(f"word{k}" for k in rng.integers(0, 500, 30)) for n in range(300)}
-    index = [{"column": "h", "type": "ivf_flat"}]
+    index = [{"column": "h", "type": "ivf_pq"}]
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index)
     with pytest.raises(GateRefused, match=r"min_recall asks for 1\.000\. Version \d is not published"):
         run({**job, "gates": {"min_recall": 1.0}})
