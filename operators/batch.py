@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from operators.errors import redact_url
+from operators.pulse import beat
 
 Batch = dict[str, np.ndarray]
 
@@ -105,12 +106,14 @@ def map_rows(batch: Batch, fn: Callable[[Any], Any], *, column: str, into: str, 
     values = out[into].copy() if into in out else np.full(len(batch["id"]), None, dtype=object)
     errors, filtered = out["error"].copy(), out["filtered"].copy()
     for row in live_rows(batch):
+        beat(batch["object_id"][row])
         try:
             values[row] = fn(batch[column][row])
         except RowFiltered as reason:
             filtered[row] = f"{stage}: {reason}"
         except Exception as failure:  # a bad row of any kind is a reject: what it raised becomes the reason
             errors[row] = f"{stage}: {describe(failure)}"
+    beat()
     out[into], out["error"], out["filtered"] = values, errors, filtered
     return out
 

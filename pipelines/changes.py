@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from latentlake.table import REJECTS_SCHEMA
 from operators.errors import LatentLakeError
 from pipelines.ledger import sql_string
+from pipelines.sources._bounds import UNLISTED
+from pipelines.sources._names import LEFT_OUT
 from pipelines.sources.base import LISTING_ROWS, LISTING_SCHEMA
 
 # A row of work: an entry of the listing, with the hash that the table holds for the object (null: it holds none).
@@ -56,6 +58,8 @@ class Changes:
     gone: int  # objects that are in the table and no longer in the source
     in_table: int  # objects of the table
     left: int  # objects that have a reject and are no longer in the source
+    left_out: int = 0  # files that are left out by their names, and are no objects
+    unlisted: int = 0  # files that hold nobody knows which objects: what is gone cannot be told
 
     @property
     def gone_share(self) -> float:
@@ -162,7 +166,6 @@ class Comparison:
 
     def __init__(self, memory_mb: int = MEMORY_MB) -> None:
         self.memory_mb = memory_mb
-        self._listed = 0
 
     def __enter__(self) -> Comparison:
         with ExitStack() as stack:
@@ -200,12 +203,12 @@ class Comparison:
         Each later entry of an id that was listed before gets an id of its own and an error; the first stays.
         """
         self._load_listing("listing", listing or ())
-        self._listed = self._count("listing")
-        return self._listed
+        return self._count("listing")
 
     def entries(self) -> Iterator[pa.Table]:
         """The listing, in its order, with duplicates marked."""
-        for first in range(0, self._listed, LISTING_ROWS):
+        (rows,) = self._database.execute("SELECT coalesce(max(row) + 1, 0) FROM listing").fetchall()[0]
+        for first in range(0, rows, LISTING_ROWS):
             yield (
                 self._database.cursor()
                 .sql(
@@ -223,6 +226,7 @@ class Comparison:
         rejects: Iterable[pa.Table],
         columns: Sequence[str],
         retry: Retry | None = None,
+        own: str | None = None,
     ) -> Changes:
         """Compare the listing with the one that the table's version stands for.
 
@@ -234,6 +238,8 @@ class Comparison:
 
         With `retry` every entry counts as the one before (`previous` is not looked at) and nothing as gone; what has a
         reject of that kind, whole or in one of `columns`, is tried again, and so is an entry of which nothing is known.
+
+        What is left out by its name, or has a name that matches `own` (see `SourceConfig.own`), is not gone.
         """
         self._load_listing("previous", () if retry else previous or ())
         self._load("CREATE TABLE rejects AS SELECT * FROM pieces", rejects, FAULTS_SCHEMA)
@@ -244,18 +250,23 @@ class Comparison:
         )
         self._database.execute(UNIQUE)
         self._database.execute(fates_query(columns, retry))
-        listed = "WHERE false" if retry else "ANTI JOIN listing_marked USING (object_id)"
-        self._database.execute(f"CREATE TABLE gone AS SELECT object_id FROM objects {listed}")
-        self._database.execute(f"CREATE TABLE left_over AS SELECT DISTINCT object_id FROM rejects {listed}")
+        unlisted = "WHERE false" if retry else "ANTI JOIN listing_marked USING (object_id)"
+        self._database.execute(f"CREATE TABLE left_over AS SELECT DISTINCT object_id FROM rejects {unlisted}")
+        if not retry:
+            mine = "" if own is None else f"WHERE NOT regexp_matches(object_id, {sql_string(own)})"
+            unlisted += f" ANTI JOIN listing_left_out USING (object_id) {mine}"
+        self._database.execute(f"CREATE TABLE gone AS SELECT object_id FROM objects {unlisted}")
         tally = self._database.execute(TALLY).fetchall()
         return Changes(
-            listed=self._listed,
+            listed=self._count("listing"),
             work=sum(count for same, *_, count, _ in tally if not same),
             work_bytes=int(sum(size for same, *_, size in tally if not same)),
             carried={column: carry(tally, at) for at, column in enumerate(columns)},
             gone=self._count("gone"),
             in_table=self._count("objects"),
             left=self._count("left_over"),
+            left_out=self._count("listing_left_out"),
+            unlisted=self._count(f"listing WHERE starts_with(error, {sql_string(UNLISTED)})"),
         )
 
     def work(self) -> Iterator[pa.Table]:
@@ -282,6 +293,8 @@ class Comparison:
 
     def _load_listing(self, name: str, pieces: Iterable[pa.Table]) -> None:
         self._load(f"CREATE TABLE {name} AS SELECT * FROM pieces", numbered(pieces), NUMBERED_SCHEMA)
+        left_out = f"FROM {name} WHERE error IS NOT DISTINCT FROM {sql_string(LEFT_OUT)}"
+        self._database.execute(f"CREATE TABLE {name}_left_out AS SELECT object_id {left_out}; DELETE {left_out}")
         self._database.execute(REPEATS.format(name=name))
         self._database.execute(MARKED.format(name=name))
 

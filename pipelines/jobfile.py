@@ -21,13 +21,36 @@ from operators.errors import InvalidSpec, SpecError, UnknownName, did_you_mean, 
 from operators.preprocess import find_operator, operators_by_name
 from operators.presets import find_preset, preset_names
 from pipelines.sources import source_class
-from pipelines.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+from pipelines.spec import (
+    EmbedSpec,
+    GateSpec,
+    IndexSpec,
+    JobSpec,
+    LimitSpec,
+    PoolSpec,
+    PublishSpec,
+    ShardSpec,
+    TableSpec,
+)
 from pipelines.values.conversions import is_encodable
 
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[str | int, ...]
 
-KEYS = ("name", "modality", "source", "decode", "preprocess", "embed", "table", "index", "gates", "publish", "shard")
+KEYS = (
+    "name",
+    "modality",
+    "source",
+    "decode",
+    "preprocess",
+    "embed",
+    "table",
+    "index",
+    "gates",
+    "publish",
+    "shard",
+    "limits",
+)
 REQUIRED = ("name", "modality", "source", "embed", "table")
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 TABLE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -82,7 +105,8 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
     except UnicodeDecodeError as failure:
         raise InvalidSpec([f"not UTF-8 text: byte {failure.start} cannot be read."], str(path)) from failure
-    return parse_yaml(text, str(path), overrides)
+    spec = parse_yaml(text, str(path), overrides)
+    return spec.model_copy(update={"source": spec.source.from_file(str(path))})
 
 
 def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) -> JobSpec:
@@ -128,12 +152,13 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
     gates = problems.check(GateSpec, data.get("gates", {}), ("gates",))
     publish = problems.check(PublishSpec, data.get("publish", {}), ("publish",))
     shard = problems.check(ShardSpec, data.get("shard", {}), ("shard",))
+    limits = problems.check(LimitSpec, data.get("limits", {}), ("limits",))
     if table is not None:
         check_table(table, problems)
     check_columns(data, modality, origin, embeds, steps, problems)
     if problems.found:
         raise InvalidSpec(problems.found, source)
-    assert origin and table and gates and publish and shard
+    assert origin and table and gates and publish and shard and limits
     return JobSpec(
         name=data["name"],
         modality=modality,
@@ -145,6 +170,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         gates=gates,
         publish=publish,
         shard=shard,
+        limits=limits,
     )
 
 

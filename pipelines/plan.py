@@ -26,6 +26,7 @@ from pipelines.listing import known_files, read_listing, write_listing
 from pipelines.manifest import Manifest
 from pipelines.pools import Pool, plan_pools
 from pipelines.schema import check_columns, metadata_fields, parts_of, table_schema
+from pipelines.sources._looks import bounded_looks
 from pipelines.spec import JobSpec
 from pipelines.work import GONE, LEFT, write_ids, write_work
 
@@ -62,8 +63,9 @@ class Plan:
 
     @property
     def removes(self) -> int:
-        """How many objects of the table, gone from the source, are deleted."""
-        return self.changes.gone if self.spec.table.prune and self.retry is None else 0
+        """How many objects of the table, gone from the source, are deleted: none while a file cannot be listed that may hold them."""
+        prunes = self.spec.table.prune and self.retry is None and not self.changes.unlisted
+        return self.changes.gone if prunes else 0
 
     @property
     def rewrites(self) -> bool:
@@ -187,14 +189,14 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
     base_version = None if base.table is None else int(base.table.version)
     base_run = find_base_run(lake, name, base_version) if base_version is not None else None
     previous = lake.child(WORK_FOLDER, name, base_run.listing) if base_run else None
-    rebuild = spec.table.mode == "rebuild"
+    rebuild, source = spec.table.mode == "rebuild", spec.source.beside(lake)
     if retry is not None and (previous is None or base_run is None or rebuild):
         raise SpecError(f"table '{name}' has no run whose rejects could be tried again. Run its job.")
     try:
-        with Comparison() as comparison:
+        with Comparison() as comparison, bounded_looks(spec.limits.object_timeout_s):
             listing = previous if retry and previous else place.child("listing")
             if retry is None:
-                write_listing(spec.source, known_files(None if rebuild else previous, spec.source), listing)
+                write_listing(source, known_files(None if rebuild else previous, source), listing)
             comparison.load(read_listing(listing))
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
             stored = None if rebuild or base.table is None else base.table.schema
@@ -213,6 +215,7 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
                 read_rejects(lake, name),
                 spec.columns,
                 retry,
+                source.own if source.uri_is_object else None,
             )
             shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
             write_ids(place, GONE, comparison.gone())
@@ -298,7 +301,9 @@ def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
 
 def check_removal(plan: Plan) -> None:
     """Refuse to delete more of the table than the job's gate allows. Raises `GateRefused`."""
-    deletes = plan.spec.table.prune or (plan.replaces_all and plan.base_version is not None)
+    if plan.changes.unlisted and plan.spec.table.prune:
+        log.warning("%d files could not be listed: nothing is pruned, see the rejects", plan.changes.unlisted)
+    deletes = plan.removes > 0 or (plan.replaces_all and plan.base_version is not None)
     limit, share = plan.spec.gates.max_rows_removed, plan.changes.gone_share
     if deletes and plan.retry is None and plan.resumed is None and share > limit:
         raise GateRefused(
@@ -318,6 +323,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "mode": spec.table.mode,
         "base_version": plan.base_version,
         "objects": changes.listed,
+        "left_out": changes.left_out,
         "to_read": changes.work,
         "bytes_to_read": changes.work_bytes,
         "unchanged": {column: carried.unchanged for column, carried in changes.carried.items()},

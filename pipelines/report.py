@@ -51,8 +51,9 @@ def build_report(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The report of a run, but for what only the end knows (version, tag, indexes, memory)."""
-    columns, removed = plan.spec.columns, plan.changes.gone
-    counts = {column: {**asdict(totals[column]), "removed": removed} for column in columns}
+    columns = plan.spec.columns
+    beside = {"removed": plan.changes.gone, "left_out": plan.changes.left_out}
+    counts = {column: {**asdict(totals[column]), **beside} for column in columns}
     rates = {column: throughput(tally, column, most_actors(actors.get(column, []))) for column in columns}
     first = columns[0]
     return {

@@ -95,6 +95,12 @@ class ShardSpec(Section):
     max_mb: int = Field(default=64, ge=1)  # of prepared rows, estimated
 
 
+class LimitSpec(Section):
+    """How long one object may take before its process is ended, and it is rejected."""
+
+    object_timeout_s: float = Field(default=600, gt=0, le=86_400)
+
+
 class JobSpec(Section):
     """A whole job. Made by `pipelines.jobfile`, which finds every mistake at once."""
 
@@ -108,6 +114,7 @@ class JobSpec(Section):
     gates: GateSpec = GateSpec()
     publish: PublishSpec = PublishSpec()
     shard: ShardSpec = ShardSpec()
+    limits: LimitSpec = LimitSpec()
 
     @property
     def columns(self) -> list[str]:
@@ -154,5 +161,5 @@ class JobSpec(Section):
             ],
             "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
             "index": [index.model_dump(mode="json") for index in self.index],
-            **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard")},
+            **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
         }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,15 +17,21 @@ from obstore.exceptions import BaseError
 from pathspec import GitIgnoreSpec
 from pydantic import Field
 
+from latentlake.odd_keys import is_odd_uri
 from latentlake.storage import Storage
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, did_you_mean
-from pipelines.sources._bounds import CHANGED, GONE, LINK_OUT, OUTSIDE, is_below, version_of
-from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, SourceConfig, as_listing, in_groups
+from operators.pulse import beat
+from pipelines.sources._bounds import CHANGED, GONE, OUTSIDE, UNLISTED, is_below, version_of
+from pipelines.sources._looks import BEAT_S, LookFailed, look
+from pipelines.sources._names import LEFT_OUT, name_matcher
+from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, SourceConfig, as_listing
 from pipelines.sources.files import Found, check_alive, walk_files
 from pipelines.values.conversions import Values, convert, is_encodable
 from pipelines.values.hashing import canonical_rows
 from pipelines.values.inference import or_text
+
+log = logging.getLogger(__name__)
 
 # Raised by `fetch` of a file that cannot be read, and of bytes that are not those of the version that was listed.
 UNFIT = (OSError, ValueError, LookupError, AttributeError, StopIteration, RecursionError, SourceError, csv.Error, pa.ArrowException, BaseError)  # fmt: skip
@@ -89,19 +97,25 @@ class TableSource(SourceConfig):
         """Types of the metadata columns, from some of the files; None where these say nothing of it."""
 
     def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:
-        """Stream the listing; a file that has not changed is not opened."""
+        """Stream the listing; a file that has not changed is not opened, and one that was listed before stays listed."""
+        left_out = name_matcher(self.leave_out)
         for found in self._files():
             same = known(found.uri, found.version) if found.version is not None else None
             if same is not None:
                 yield from same
                 continue
-            if found.error == LINK_OUT:
+            if left_out(found.name) and not self._is_named(found):
+                yield as_listing([replace(found, error=LEFT_OUT).entry()])
+                continue
+            if is_odd_uri(self.storage, found.uri):
+                found = replace(found, error=f"{UNLISTED}: only `files` reads objects of such a key")
+            if found.error:
                 yield as_listing([found.entry()])
                 continue
-            if found.error:
-                raise SourceError(f"cannot list '{found.uri}': {found.error}")
-            for group in in_groups(self._scan(found), LISTING_ROWS):
-                yield as_listing([self._entry(found, record) for record in group])
+            try:
+                yield from look(scan_file, self, found)
+            except LookFailed as failure:
+                yield as_listing([replace(found, error=f"{UNLISTED}: {failure}").entry()])
 
     def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
         """Read the rows of a slice of the listing, file by file. Raises `SourceError` where their store is dead."""
@@ -118,6 +132,7 @@ class TableSource(SourceConfig):
             if not errors[row]:
                 files.setdefault((uris[row], versions[row]), []).append(row)
         for (uri, version), rows in files.items():
+            beat()
             rows.sort(key=lambda r: positions[r])
             places, lengths = [positions[r] for r in rows], [sizes[r] or 0 for r in rows]
             fetched = self._fetch_unchanged(storage, uri, version, places, lengths)
@@ -144,7 +159,7 @@ class TableSource(SourceConfig):
         if not self.metadata:
             return []
         uris = sample_files(listing)
-        found = self.infer_types(self.storage, uris) if uris else {}
+        found = types_of_files(self, uris)
         types = {name: or_text(found.get(name)) for name in self.metadata_names}
         return [pa.field(name, kind) for name, kind in (types | self.stated_types).items()] if uris else []
 
@@ -179,17 +194,14 @@ class TableSource(SourceConfig):
 
     def _files(self) -> Iterator[Found]:
         wanted = GitIgnoreSpec.from_lines(self.include or [f"*{suffix}" for suffix in self.suffixes])
-        storage = self.storage
-        only = storage.uri_of(storage.root)  # a file that the job names itself needs no suffix
-        return (found for found in walk_files(storage) if found.uri == only or wanted.match_file(found.name))
+        files = walk_files(self.storage, self.own)
+        return (found for found in files if self._is_named(found) or wanted.match_file(found.name))
 
-    def _scan(self, found: Found) -> Iterator[Record]:
-        try:
-            yield from self.scan(self.storage, found.uri)
-        except (OSError, pa.ArrowException, ValueError, BaseError) as failure:
-            raise SourceError(f"cannot list '{found.uri}': {describe(failure)}") from failure
+    def _is_named(self, found: Found) -> bool:
+        """Whether the job names the file itself: then it needs no suffix, and has a name that is asked for."""
+        return found.uri == self.storage.uri_of(self.storage.root)
 
-    def _entry(self, found: Found, record: Record) -> dict[str, Any]:
+    def entry_of(self, found: Found, record: Record) -> dict[str, Any]:
         name = record.id if isinstance(record.id, str) else ""
         error = record.error or fault_of(record.id, self.id)
         return {
@@ -220,6 +232,53 @@ def sample_files(listing: Iterator[pa.Table]) -> list[str]:
             seen, latest = seen + 1, uri
     chosen = [kept[at * (len(kept) - 1) // (SAMPLE_FILES - 2)] for at in range(SAMPLE_FILES - 1)] if kept else []
     return list(dict.fromkeys([*chosen, *([latest] if latest is not None else [])]))
+
+
+def scan_file(source: TableSource, found: Found) -> Iterator[pa.Table | None]:
+    """The entries of a file, in pieces; None now and then. A file that cannot be read is one entry, with an error.
+
+    Raises `SourceError` where the store does not answer.
+    """
+    rows, beat = [], time.monotonic()
+    try:
+        for record in source.scan(source.storage, found.uri):
+            rows.append(source.entry_of(found, record))
+            if len(rows) == LISTING_ROWS:
+                yield as_listing(rows)
+                rows = []
+            elif time.monotonic() - beat > BEAT_S:
+                yield None
+                beat = time.monotonic()
+    except UNFIT as failure:
+        if isinstance(failure, SourceError):
+            raise
+        check_alive(source.storage, failure)
+        # What the disk or the store refuses now it may give later; without a version the file is looked at again.
+        passing = isinstance(failure, BaseError) or bool(getattr(failure, "errno", None))
+        version = None if passing else found.version
+        rows.append(replace(found, version=version, error=f"{UNLISTED}: {describe(failure)}").entry())
+    if rows:
+        yield as_listing(rows)
+
+
+def types_of_files(source: TableSource, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
+    """What some of the files say of the metadata columns; those that end the process that looks at them say nothing."""
+    if not uris:
+        return {}
+    try:
+        (types,) = look(told_types, source, uris)
+    except LookFailed as failure:
+        if len(uris) == 1:
+            log.warning("the types of '%s' cannot be looked up: %s", uris[0], failure)
+            return {}
+        alone = [uri for uri in uris if types_of_files(source, [uri])]
+        return types_of_files(source, alone if len(alone) < len(uris) else alone[:1])
+    return types
+
+
+def told_types(source: TableSource, uris: Sequence[str]) -> Iterator[dict[str, pa.DataType | None]]:
+    """Once, the types of the metadata columns."""
+    yield source.infer_types(source.storage, uris)
 
 
 def fault_of(name: str | RowError | None, column: str) -> str | None:

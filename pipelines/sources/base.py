@@ -8,6 +8,8 @@ A listing has one row an object:
     size       int64    bytes to read for it, as far as the listing knows
     position   int64    where it lies in the file (row or byte offset); null where it is the whole file
     error      string   why it can be no object to read ("duplicate id", …); null for all others
+
+An entry whose error is `LEFT_OUT` is no object: a file that is left out by its name.
 """
 
 from __future__ import annotations
@@ -19,10 +21,20 @@ from itertools import islice
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import SpecError
+from pipelines.sources._names import LEAVE_OUT, own_names
 from pipelines.values.types import parse_type
 
 LISTING_SCHEMA = pa.schema(
@@ -101,12 +113,49 @@ class SourceConfig(BaseModel, ABC):
     uri_is_object: ClassVar[bool] = False
     # Whether its files declare the types of their columns, so that a misfit shows before any value is read.
     declares_types: ClassVar[bool] = False
-    # Fields that are younger than tables of the kind: they stand in the identity where they are not their default.
-    younger_fields: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are younger than tables of the kind: at their default they are in no JSON, and so in no key made of it.
+    younger_fields: ClassVar[frozenset[str]] = frozenset({"leave_out"})
 
     kind: str
     uri: str
     storage_options: dict[str, str] = Field(default_factory=dict)
+    leave_out: list[str] = Field(default=list(LEAVE_OUT))  # globs of names of files and folders that are no objects
+
+    _own: str | None = PrivateAttr(None)
+    _job_file: str | None = PrivateAttr(None)
+
+    @field_validator("leave_out")
+    @classmethod
+    def names_alone(cls, globs: list[str]) -> list[str]:
+        """Globs of one name each."""
+        if wrong := [glob for glob in globs if "/" in glob or not glob]:
+            raise ValueError(f"{wrong[0]!r} is no name of a file or folder; for paths there is `exclude`")
+        return globs
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        for name in self.younger_fields:
+            if name in values and values[name] == type(self).model_fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
+
+    def from_file(self, path: str) -> SourceConfig:
+        """The same source, of a job that was read from this file: the file is no object."""
+        source = self.model_copy()
+        source._job_file = path
+        return source
+
+    def beside(self, lake: Storage) -> SourceConfig:
+        """The same source, of a job that writes to this lake: what lies in it is no object."""
+        source = self.model_copy()
+        source._own = own_names(self.storage, lake, self._job_file)
+        return source
+
+    @property
+    def own(self) -> str | None:
+        """A regular expression for the names of what is the job's own, and so neither listed nor gone; see `own_names`."""
+        return self._own
 
     @property
     def storage(self) -> Storage:
@@ -141,10 +190,4 @@ class SourceConfig(BaseModel, ABC):
 
     def identity(self) -> dict[str, Any]:
         """What of this source decides which contents an object has; where it lies does not."""
-        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
-        young = type(self).younger_fields
-        return {
-            name: value
-            for name, value in fields.items()
-            if name not in young or getattr(self, name) != type(self).model_fields[name].default
-        }
+        return self.model_dump(mode="json", exclude={"uri", "storage_options"})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -15,10 +16,12 @@ from obstore.exceptions import BaseError
 from pathspec import GitIgnoreSpec
 from pydantic import Field
 
+from latentlake.odd_keys import exact_key, is_odd_uri, is_refusal, list_odd, read_odd
 from latentlake.retries import is_outage, refuses_keys
 from latentlake.storage import OBJECT_STORES, Storage, scheme_of
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, redact_url
+from operators.pulse import beat
 from pipelines.sources._bounds import (
     GONE,
     LINK_OUT,
@@ -28,6 +31,7 @@ from pipelines.sources._bounds import (
     local_version,
     store_version,
 )
+from pipelines.sources._names import LEFT_OUT, name_matcher
 from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
 
 REMOTE_READS = 32  # requests under way at once from one reading task
@@ -46,8 +50,12 @@ class Source(SourceConfig):
 
     def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:
         """Stream the listing; see `SourceConfig.list_objects`."""
-        wanted = self._wanted()
-        chosen = (found for found in walk_files(self.storage) if wanted(found.name))
+        wanted, left_out = self._wanted(), name_matcher(self.leave_out)
+        chosen = (
+            replace(found, error=LEFT_OUT) if left_out(found.name) and found.uri != self._only else found
+            for found in walk_files(self.storage, self.own)
+            if wanted(found.name)
+        )
         for group in in_groups(chosen, LISTING_ROWS):
             yield as_listing([found.entry() for found in group])
 
@@ -58,24 +66,30 @@ class Source(SourceConfig):
 
         dead: list[SourceError] = []  # once one reader finds the store dead, no other begins
 
-        def read_one(uri: str, error: str | None) -> bytes | Exception:
+        def read_one(uri: str, error: str | None, version: str | None) -> bytes | Exception:
             """The content, or why there is none."""
             if error:
                 return RowError(error)
             if dead:
                 return dead[0]
+            beat()
             try:
-                return read_file(storage, uri)
+                return read_file(storage, uri, version)
             except SourceError as failure:
                 dead.append(failure)
                 return failure
 
         workers = 1 if scheme_of(self.uri) == "file" else REMOTE_READS
         with ThreadPoolExecutor(workers) as pool:
-            contents = list(pool.map(read_one, uris, errors))
+            contents = list(pool.map(read_one, uris, errors, entries["version"].to_pylist()))
         if dead:
             raise dead[0]
         return Objects(contents, pa.table({}))
+
+    @property
+    def _only(self) -> str:
+        """URI of the file that the job names itself, where it names one; its name is asked for."""
+        return self.storage.uri_of(self.storage.root)
 
     def _wanted(self) -> Callable[[str], bool]:
         include = GitIgnoreSpec.from_lines(self.include) if self.include else None
@@ -106,12 +120,20 @@ class Found:
         }
 
 
-def walk_files(storage: Storage) -> Iterator[Found]:
-    """Every file below a place, streamed; folders are not files. Raises `SourceError` where a part cannot be listed."""
+def walk_files(storage: Storage, own: str | None = None) -> Iterator[Found]:
+    """Every file below a place, streamed, but for those whose name matches `own` (see `own_names`); folders are not files.
+
+    Raises `SourceError` where a part cannot be listed.
+    """
     scheme = scheme_of(storage.uri)
-    walk = walk_local if scheme == "file" else walk_store if scheme in OBJECT_STORES else walk_fsspec
+    mine = re.compile(own).match if own else None
     try:
-        yield from walk(storage)
+        if scheme == "file":
+            yield from walk_local(storage, mine)
+            return
+        for found in walk_store(storage) if scheme in OBJECT_STORES else walk_fsspec(storage):
+            if mine is None or not mine(found.name):
+                yield found
     except (OSError, ValueError, BaseError) as failure:
         reason = redact_url((str(failure).splitlines() or [type(failure).__name__])[0])
         raise SourceError(
@@ -119,9 +141,9 @@ def walk_files(storage: Storage) -> Iterator[Found]:
         ) from failure
 
 
-def walk_local(storage: Storage) -> Iterator[Found]:
+def walk_local(storage: Storage, mine: Callable[[str], Any] | None = None) -> Iterator[Found]:
     """Walk a local folder in the order of names. Links to folders are not followed; a dangling link is a file that cannot
-    be read, and so is a link that leads out of the folder."""
+    be read, and so is a link that leads out of the folder. Whose name is `mine`, as a folder with a '/' behind, is passed by."""
     root = storage.root
     if os.path.isfile(root):  # noqa: PTH113 (strings throughout: pathlib takes most of the time of a large walk)
         yield found_local(root.rpartition("/")[2], root)
@@ -130,6 +152,8 @@ def walk_local(storage: Storage) -> Iterator[Found]:
     while folders:
         with os.scandir(folders.pop()) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
+        if mine is not None:
+            entries = [e for e in entries if not (mine(e.path[prefix:]) or mine(f"{e.path[prefix:]}/"))]
         folders += [e.path for e in reversed(entries) if e.is_dir(follow_symlinks=False)]
         for entry in entries:
             link = entry.is_symlink()
@@ -157,16 +181,31 @@ def found_local(name: str, path: str) -> Found:
 
 
 def walk_store(storage: Storage) -> Iterator[Found]:
-    """Walk a prefix of an object store, page by page. A prefix that is an object is that object."""
+    """Walk a prefix of an object store, page by page. A prefix that is an object is that object.
+
+    Where obstore meets a key that it cannot address, and the listing fails, S3 itself is asked for the rest.
+    """
+    last: str | None = None
+    try:
+        for page in storage.list_pages():
+            for item in page:
+                if item["size"] or not is_folder_marker(storage, f"{storage.root.partition('/')[0]}/{item['path']}"):
+                    yield found_in_store(storage, item)
+            last = page[-1]["path"]
+    except (ValueError, BaseError) as failure:
+        if not is_refusal(storage, failure):
+            raise
+        for page in list_odd(storage, None if last is None else exact_key(storage, last)):
+            yield from (found_in_store(storage, item) for item in page)
+
+
+def found_in_store(storage: Storage, item: Mapping[str, Any]) -> Found:
+    """What the listing of an object store says of one object."""
     bucket, _, prefix = storage.root.partition("/")
-    for page in storage.list_pages():
-        for item in page:
-            path = f"{bucket}/{item['path']}"
-            if item["size"] or not is_folder_marker(storage, path):
-                name = item["path"].removeprefix(f"{prefix}/" if prefix else "")
-                if item["path"] == prefix:
-                    name = prefix.rpartition("/")[2]
-                yield Found(name, storage.uri_of(path), item["size"], store_version(item))
+    name = item["path"].removeprefix(f"{prefix}/" if prefix else "")
+    if item["path"] == prefix:
+        name = prefix.rpartition("/")[2]
+    return Found(name, storage.uri_of(f"{bucket}/{item['path']}"), item["size"], store_version(item))
 
 
 def is_folder_marker(storage: Storage, path: str) -> bool:
@@ -192,9 +231,14 @@ def walk_fsspec(storage: Storage) -> Iterator[Found]:
             yield Found(name, uri, info.get("size"), fsspec_version(info))
 
 
-def read_file(storage: Storage, uri: str) -> bytes | Exception:
-    """Content of a file below a place as it is now, whole and of one version; or what went wrong."""
+def read_file(storage: Storage, uri: str, version: str | None = None) -> bytes | Exception:
+    """Content of a file below a place as it is now, whole and of one version; or what went wrong.
+
+    Under an odd key only the `version` that was listed is read.
+    """
     try:
+        if is_odd_uri(storage, uri):
+            return read_odd(storage, storage.path_of(uri).partition("/")[2], version)
         if not is_below(storage, uri):
             return ReadError(OUTSIDE)
         path = storage.path_of(uri)

@@ -191,7 +191,16 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
         "model_rows_per_s", "peak_memory_mb", "fingerprints",
     }  # fmt: skip
     assert wanted <= report.keys()
-    assert set(report["counts"]) == {"listed", "embedded", "reused", "unchanged", "filtered", "rejected", "removed"}
+    assert set(report["counts"]) == {
+        "listed",
+        "embedded",
+        "reused",
+        "unchanged",
+        "filtered",
+        "rejected",
+        "removed",
+        "left_out",
+    }
     assert set(report["seconds"]) == {"setup", "stream", "commit", "index"}
     assert (report["counts"]["embedded"], report["tag"]) == (12, "prod")
     assert report["peak_memory_mb"] > 100
