@@ -20,12 +20,14 @@ from latentlake.stored import to_stored
 from operators.batch import Batch, describe
 from operators.batching import form_batches
 from operators.embedders.base import Embedder
-from pipelines.journal import DIED, Journal
+from operators.pulse import beat
+from pipelines.journal import Journal
 from pipelines.pools import Pool
 from pipelines.reading import ReadShard, reject, set_column
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
-from pipelines.spec import EmbedSpec
+from pipelines.spec import EmbedSpec, LimitSpec
 from pipelines.stall import at_work
+from pipelines.watchdog import Watchdog
 from pipelines.work import read_work
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,9 @@ class EmbedTask:
     sampled: tuple[int, ...]  # shards to draw from
     pulse: Any = None  # where actors at work say so; see `stall`
     start_s: float = 900  # how long a model may take to load
+    object_timeout_s: float = (
+        LimitSpec().object_timeout_s
+    )  # of a batch; where it takes longer, its rows are tried alone
 
 
 class EmbedShard:
@@ -64,7 +69,10 @@ class EmbedShard:
         self.load_s = time.time() - began
         self.actor = ray.get_runtime_context().get_actor_id()
         # An actor that died as it began is begun again under its name; what killed it may be a row of the sample.
-        with Journal(task.reader.place, f"load-{task.embed.column}-{self.actor}") as journal:
+        with (
+            Journal(task.reader.place, f"load-{task.embed.column}-{self.actor}") as journal,
+            Watchdog(journal, task.object_timeout_s),
+        ):
             self.bare_rate = None if journal.careful else bare_rate(self.embedder, draw_sample(task), self.budget)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -81,7 +89,10 @@ class EmbedShard:
         vectors, model_s = vectors_of(rows[column]), 0.0
         if len(todo):
             prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
-            with Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal:
+            with (
+                Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal,
+                Watchdog(journal, self.task.object_timeout_s),
+            ):
                 model_began = time.perf_counter()
                 made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids, further)
                 model_s = time.perf_counter() - model_began
@@ -126,7 +137,7 @@ def embed_rows(
     `further` is called for each batch.
     """
     total = len(prepared["cost"])
-    reasons = {int(row): DIED for row in np.flatnonzero(journal.is_dead(ids))}
+    reasons = {row: journal.fault_of(ids[row]) for row in np.flatnonzero(journal.is_dead(ids)).tolist()}
     vectors: np.ndarray | None = None
     exhausted = False
 
@@ -141,6 +152,7 @@ def embed_rows(
     def work(rows: np.ndarray) -> None:
         """Embed some rows; raises what the model raises."""
         nonlocal exhausted
+        beat()
         try:
             keep(rows, embedder.embed(rows_of(prepared, rows)))
         except Exception as failure:
@@ -176,6 +188,7 @@ def run_ahead(embedder: Any, prepared: Batch, waiting: deque[np.ndarray]) -> Ite
     begun: tuple[np.ndarray, Callable[[], np.ndarray]] | None = None
     try:
         while waiting:
+            beat()
             following = waiting[0], embedder.begin(rows_of(prepared, waiting[0]))
             if begun is not None:
                 yield begun[0], begun[1]()
@@ -261,6 +274,7 @@ def bare_rate(embedder: Embedder, sample: Batch, budget: int) -> float | None:
         embedder.embed(rows_of(sample, batches[order[0]]))  # the first call warms up
         began, rows = time.perf_counter(), 0
         for index in order:
+            beat()
             embedder.embed(rows_of(sample, batches[index]))
             rows += len(batches[index])
             if time.perf_counter() - began > CALIBRATION_S:

@@ -4,6 +4,8 @@ A stage that begins a shard leaves a note and takes it away at the end. An attem
 before died, and works carefully: in small units, each noted before it begins. The unit that the next death leaves behind is
 then worked on row by row, and the row that two processes died on alone is the one: it is rejected, and the run goes on. A death
 that has nothing to do with the rows (a kill, a lost machine) costs one careful attempt, with the same result.
+
+A row that hangs is ended by a watchdog, which knows it, or its unit, and notes it here: it counts as dead at once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS_FOLDER = "attempts"
 MAX_FRUITLESS = 4  # deaths in a row that tell nothing of the rows
 DIED = "the process died of it: it was killed, or ran out of memory, each time that this row was worked on"
+OVERRAN = "it took longer than {:g} s (limits.object_timeout_s), so that its process was ended"
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Note:
         default_factory=list
     )  # ids that were alone under way as a process died: once may be chance
     dead: list[str] = field(default_factory=list)  # ids for which that happened twice
+    overran: dict[str, float] = field(
+        default_factory=dict
+    )  # by id of what hung: the bound that it exceeded, in seconds
     fruitless: int = 0
     attempt: str = ""  # the first one, told from others: a write that finds its own content counts as done
 
@@ -53,6 +59,7 @@ class Journal:
         self._place = run_folder.child(ATTEMPTS_FOLDER)
         self._name = f"{key}.json"
         self._note = Note()
+        self._unit: list[str] = []  # ids of the unit under way, noted or not
         self.careful = False
 
     def __enter__(self) -> Journal:
@@ -87,8 +94,25 @@ class Journal:
         self._place.remove(self._name)
 
     def is_dead(self, ids: Sequence[str]) -> np.ndarray:
-        """For each id whether it killed its process; bool."""
-        return np.isin(np.asarray(ids, dtype=object), np.asarray(self._note.dead, dtype=object))
+        """For each id whether it killed its process, or hung; bool."""
+        dead = [*self._note.dead, *self._note.overran]
+        return np.isin(np.asarray(ids, dtype=object), np.asarray(dead, dtype=object))
+
+    def fault_of(self, name: str) -> str:
+        """Why a dead id is dead."""
+        bound = self._note.overran.get(name)
+        return DIED if bound is None else OVERRAN.format(bound)
+
+    def overrun(self, name: str | None, timeout_s: float) -> None:
+        """Note that a process is about to be ended, because `name`, or what else its unit holds, took too long.
+
+        An id that stands alone is dead from now on; those of a unit are worked on one by one.
+        """
+        alone = [name] if name is not None else self._unit if len(self._unit) == 1 else []
+        self._note.overran |= dict.fromkeys(alone, timeout_s)
+        self._note.working_on = [] if alone else list(self._unit)
+        self._note.fruitless = -1 if alone else self._note.fruitless  # this death told something
+        self._write()
 
     def units(self, rows: np.ndarray, ids: Sequence[str]) -> Iterator[np.ndarray]:
         """Rows (indices into `ids`) to work on together, noted as the caller takes them; without the dead.
@@ -96,15 +120,18 @@ class Journal:
         All of them at once, unless this attempt has to be careful.
         """
         if not self.careful:
+            self._unit = [ids[row] for row in rows]
             yield rows
+            self._unit = []
             return
         alone = np.isin(np.asarray(ids, dtype=object)[rows], np.asarray(self._note.alone, dtype=object))
         living = ~self.is_dead([ids[row] for row in rows])
         for unit in (rows[living & ~alone], *rows[living & alone].reshape(-1, 1)):
             if len(unit):
-                self._note.working_on = [ids[row] for row in unit]
+                self._unit = self._note.working_on = [ids[row] for row in unit]
                 self._write()
                 yield unit
+                self._unit = []
         self._note.working_on = []
         self._write()
 

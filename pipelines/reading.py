@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ from operators.batch import Batch, ReadError, RowError, Waveform, describe, make
 from operators.chain import reject_empty
 from operators.embedders.base import EmbedderConfig
 from operators.limits import HELD_BYTES
+from operators.pulse import beat
 from operators.sniff import sniff
-from pipelines.journal import DIED, Journal
+from pipelines.journal import Journal
 from pipelines.ledger import open_dataset, sql_string
 from pipelines.schema import PART_TYPES, fans_out, parts_of
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
@@ -27,10 +29,12 @@ from pipelines.sinks.columns import place_rows
 from pipelines.sources.base import Objects
 from pipelines.spec import JobSpec
 from pipelines.values.hashing import canonical_rows
+from pipelines.watchdog import Watchdog
 from pipelines.work import read_work
 
 HASH_BYTES = 16
 CAREFUL_OBJECTS = 32  # read together where an earlier attempt died
+DEATHS_OF_FILE = 3  # rows of a file that kill their processes, before all others of it are given up
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class ReadShard:
         """Block of one shard number (`id`) to the shard's block."""
         (at,) = block["id"].to_pylist()
         shard = self.shards[at] if self.shards else at
-        with Journal(self.place, f"{shard:09}-read") as journal:
+        with (
+            Journal(self.place, f"{shard:09}-read") as journal,
+            Watchdog(journal, self.spec.limits.object_timeout_s),
+        ):
             return self.read(shard, read_work(self.place, shard), journal)
 
     def read(self, shard: int, work: pa.Table, journal: Journal | None = None) -> pa.Table:
@@ -62,12 +69,16 @@ class ReadShard:
         if journal is None:
             parts += self._read_unit(work, status)
         else:
+            faults = faults_of(journal, ids, [] if self.spec.source.uri_is_object else work["uri"].to_pylist())
+            every = np.array([row for row in every if row not in faults], dtype=np.int64)
             size = CAREFUL_OBJECTS if journal.careful else max(1, len(every))
             for start in range(0, len(every), size):
                 for unit in journal.units(every[start : start + size], ids):
                     parts += self._read_unit(work.take(pa.array(unit)), status)
-            dead = np.flatnonzero(journal.is_dead(ids))
-            parts += self._read_unit(work.take(pa.array(dead)), status, DIED) if len(dead) else []
+            for fault in dict.fromkeys(faults.values()):
+                dead = [row for row, text in faults.items() if text == fault]
+                parts += self._read_unit(work.take(pa.array(dead)), status, fault)
+            parts = parts or self._read_unit(work.slice(0, 0), status)
         status.time("read", began)
         return pack(status, pa.concat_tables(parts, promote_options="default"))
 
@@ -75,6 +86,7 @@ class ReadShard:
         """Rows of some of the shard's objects, in pieces; none is read where they have a `fault`."""
         if fault is None:
             objects = self.spec.source.read_objects(work, list(self.fields))
+            beat()
         else:
             nothing = [pa.nulls(work.num_rows, field.type) for field in self.fields]
             objects = Objects([None] * work.num_rows, pa.Table.from_arrays(nothing, schema=pa.schema(self.fields)))
@@ -205,6 +217,20 @@ class ReadShard:
                     rows = rows.append_column(field, array)
             done.add(key)
         return rows
+
+
+def faults_of(journal: Journal, ids: Sequence[str], files: Sequence[str]) -> dict[int, str]:
+    """Why objects must not be worked on, by row. `files` has the file of each where one holds many; else it is empty.
+
+    Where several rows of a file killed their processes, the others of it are not tried: it is the file.
+    """
+    faults = {row: journal.fault_of(ids[row]) for row in np.flatnonzero(journal.is_dead(ids)).tolist()}
+    deaths = Counter(files[row] for row in faults) if files else Counter[str]()
+    condemned = {file for file, number in deaths.items() if number >= DEATHS_OF_FILE}
+    for row, file in enumerate(files):
+        if file in condemned and row not in faults:
+            faults[row] = f"not tried: {deaths[file]} other rows of its file hung, or killed their process"
+    return faults
 
 
 def batch_of(work: pa.Table, objects: Objects) -> Batch:
@@ -357,6 +383,7 @@ def prepare_rows(config: EmbedderConfig, batch: Batch, wanted: np.ndarray) -> tu
     pieces: list[Batch] = []
 
     def work(rows: np.ndarray) -> None:
+        beat()
         pieces.append(config.prepare(take_rows(batch, rows), "document"))
 
     def give_up(row: int, failure: Exception) -> None:

@@ -40,6 +40,7 @@ class Driver:
         self.folder.mkdir(parents=True)
         (self.folder / "job.json").write_text(json.dumps(job))
         paths = [str(python_path)] if python_path else []
+        paths += [inherited] if (inherited := os.environ.get("PYTHONPATH")) else []
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         command = [sys.executable, str(program), str(self.folder / "job.json"), str(self.folder / "report.json")]
         with (self.folder / "log").open("w") as log:

@@ -109,6 +109,38 @@ def test_a_poisoned_reading_task(tmp_path: Path) -> None:
     check_run(tmp_path, job, 150, OPERATOR)
 
 
+OVERRAN = r"it took longer than 8 s \(limits.object_timeout_s\)"
+HANGS = {
+    "0007.txt": (b"a row of poisonsleepoperator here", "decode", OVERRAN),
+    "0019.txt": (b"a row of poisonlockoperator here", "decode", DIED),
+    "0028.txt": (b"a row of poisonsleep here", "embed", OVERRAN),
+    "0030.txt": (b"a row of poisonabort here", "embed", DIED),
+}
+
+
+@pytest.mark.fault(
+    "objects that hang, in an operator and in the model", "rejects that say so; the rest embedded; the run ends"
+)
+def test_what_hangs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(40):
+        name = f"{n:04}.txt"
+        (tmp_path / "in" / name).write_bytes(HANGS[name][0] if name in HANGS else f"text number {n}".encode())
+    embed = {"column": "v", "family": "poison", "dim": 16, "pool": {"min": 1, "max": 1}}
+    source = {"kind": "files", "uri": str(tmp_path / "in")}
+    limits = {"object_timeout_s": 8}
+    job = make_job(
+        tmp_path,
+        source,
+        [embed],
+        preprocess=[{"op": "poison_text"}],
+        gates=GATES,
+        shard={"max_rows": 16},
+        limits=limits,
+    )
+    check_run(tmp_path, job, 40, HANGS)
+
+
 def picture(seed: int, kind: str = "PNG") -> bytes:
     """A small picture."""
     pixels = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)

@@ -205,3 +205,41 @@ def test_any_set_of_deadly_rows_is_found(tmp_path_factory: pytest.TempPathFactor
         pytest.fail("too many deaths")
     assert sorted(done) == sorted(set(range(12)) - deadly)
     assert journal.is_dead(ids).tolist() == [k in deadly for k in range(12)]
+
+
+def test_what_overran_is_dead_at_once(place: Storage):
+    journal = begin(place)
+    next(iter(journal.units(ALL, IDS)))
+    journal.overrun("c", 7)
+    second = begin(place)
+    assert second.careful and second.is_dead(IDS).tolist() == [False, False, True, False, False]
+    assert "took longer than 7 s (limits.object_timeout_s)" in second.fault_of("c")
+    assert note(place)["fruitless"] == 0
+    assert units(second) == [["a", "b", "d", "e"]]
+
+
+def test_a_unit_that_overran_is_worked_on_one_by_one(place: Storage):
+    journal = begin(place)
+    next(iter(journal.units(ALL, IDS)))
+    journal.overrun(None, 7)
+    second = begin(place)
+    assert note(place)["alone"] == IDS
+    die_at(second, "d")
+    second.overrun(None, 7)  # it stands alone now
+    third = begin(place)
+    assert units(third) == [["a"], ["b"], ["c"], ["e"]]
+
+
+def test_hangs_that_tell_nothing_end_the_run_too(place: Storage):
+    for _ in range(MAX_FRUITLESS):
+        begin(place).overrun(None, 7)
+    with pytest.raises(LatentLakeError, match="the process died"):
+        begin(place)
+
+
+def test_an_older_note_is_read(place: Storage):
+    begin(place)
+    folder = place.child(ATTEMPTS_FOLDER)
+    old = {"working_on": [], "alone": ["a"], "died_alone": [], "dead": ["b"], "fruitless": 0, "attempt": ""}
+    folder.fs.pipe_file(folder.path("000000001-read.json"), json.dumps(old).encode())
+    assert begin(place).is_dead(IDS).tolist() == [False, True, False, False, False]

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+import time
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -78,6 +79,8 @@ ACTS = {
     "poisonmemory": eat_memory,
     "poisonsegfault": lambda: ctypes.string_at(0),
     "poisonexit": lambda: os._exit(1),
+    "poisonsleep": lambda: time.sleep(3600),
+    "poisonabort": os.abort,
     "poisonkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 VALUES = {"poisonnan": float("nan"), "poisoninf": float("inf"), "poisonnorm": 3.0}
