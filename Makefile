@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check lint bench acceptance faults soak clean
+.PHONY: demo test check lint bench acceptance faults soak fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,10 @@ faults: $(STAMP)
 # make soak [MINUTES=10] [SEED=0]: random jobs, kills and concurrent readers.
 soak: $(STAMP)
 	$(BIN)/python tests/faults/soak.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
+
+# make fuzz [MINUTES=10] [SEED=0]: damaged files through every reader and decoder.
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
 # make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
 acceptance: $(STAMP)

@@ -140,6 +140,10 @@ class SourceConfig(BaseModel, ABC):
                 del values[name]
         return values
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both read the same in the same way, whoever asks."""
+        return type(self) is type(other) and vars(self) == vars(other)
+
     def from_file(self, path: str) -> SourceConfig:
         """The same source, of a job that was read from this file: the file is no object."""
         source = self.model_copy()
