@@ -1,18 +1,24 @@
-"""The command line as a user meets it: real processes, exit codes, what is printed."""
+"""The command line as a user meets it: exit codes, what is printed. As a process of its own where that matters."""
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import warnings
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from job_maker import HASHING, make_job, run, write_texts
 from run_maker import cut_short, held, lake_of
+
+from pipelines.cli import main
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
 
@@ -20,6 +26,25 @@ TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'tra
 def latentlake(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def latentlake_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What `latentlake` does, in this process: all but the seconds in which a new one imports everything."""
+    out, err, code, asked = io.StringIO(), io.StringIO(), 0, signal.getsignal(signal.SIGTERM)
+    with (
+        chdir(cwd),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        warnings.catch_warnings(),
+        mock.patch.object(sys, "argv", ["latentlake", *arguments]),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, asked)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def write_job(folder: Path, **sections: Any) -> Path:
@@ -45,19 +70,19 @@ def test_help_and_validate_load_neither_ray_nor_torch(tmp_path: Path) -> None:
 def test_a_bad_job_names_every_mistake_and_ends_with_2(tmp_path: Path) -> None:
     path = write_job(tmp_path, gates={"max_reject_rates": 0.1}, publish={"tag": ""})
     for command in ("validate", "plan", "run"):
-        done = latentlake(command, str(path), cwd=tmp_path)
+        done = latentlake_here(command, str(path), cwd=tmp_path)
         assert done.returncode == 2
         assert "2 mistakes" in done.stderr
         assert "Did you mean 'max_reject_rate'?" in done.stderr
         assert "Traceback" not in done.stderr
     assert latentlake("run", "nowhere.yaml", cwd=tmp_path).returncode == 2
-    assert latentlake("runn", str(path), cwd=tmp_path).returncode == 2
+    assert latentlake_here("runn", str(path), cwd=tmp_path).returncode == 2
     assert not (tmp_path / "lake").exists()
 
 
 def test_a_pool_that_can_never_be_scheduled_is_refused_before_anything_starts(tmp_path: Path) -> None:
     path = write_job(tmp_path, embed=[{**HASHING, "pool": {"min": 4, "num_cpus": 64}}])
-    done = latentlake("run", str(path), cwd=tmp_path)
+    done = latentlake_here("run", str(path), cwd=tmp_path)
     assert done.returncode == 2
     assert "Lower pool.min or pool.num_cpus" in done.stderr
 
@@ -74,13 +99,14 @@ def test_plan_writes_nothing(tmp_path: Path) -> None:
 def test_a_secret_is_not_given_on_the_command_line(tmp_path: Path) -> None:
     for command in ("show t", "maintain t", "retry t"):
         name, *table = command.split()
-        done = latentlake(name, "s3://lake/x", *table, "--option", "aws_secret_access_key=do-not-print", cwd=tmp_path)
+        done = latentlake_here(
+            name, "s3://lake/x", *table, "--option", "aws_secret_access_key=do-not-print", cwd=tmp_path
+        )
         assert done.returncode == 2, command
         assert "a secret is given as env:NAME or file:PATH" in done.stderr
         assert "do-not-print" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_rows": 5})
@@ -90,24 +116,24 @@ def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
     report = run(job)
 
     def told(*arguments: str) -> Any:
-        done = latentlake(*arguments, cwd=tmp_path)
+        done = latentlake_here(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     lines = told("runs", lake, "t", "--json")
     found = {(line["state"], line["version"], line["embedded"]) for line in lines}
     assert found == {("published", 2, 1), ("published", 1, 12)}
-    assert report["run_id"] in latentlake("runs", lake, "t", cwd=tmp_path).stdout
+    assert report["run_id"] in latentlake_here("runs", lake, "t", cwd=tmp_path).stdout
     done = told("maintain", lake, "t", "--json", "--keep-days", "0", "--orphan-days", "0")
     assert (done["fragments"], done["rows"], done["tags_moved"]) == (1, 13, ["prod"])
-    back = latentlake("rollback", lake, "t", cwd=tmp_path)
+    back = latentlake_here("rollback", lake, "t", cwd=tmp_path)
     assert back.returncode == 2  # what it could go back to was removed
     assert "--to VERSION" in back.stderr and "Traceback" not in back.stderr
     write_texts(tmp_path / "in", {"newer.txt": "newer"})
     version = run(job)["version"]
-    back = latentlake("rollback", lake, "t", cwd=tmp_path)
+    back = latentlake_here("rollback", lake, "t", cwd=tmp_path)
     assert (back.returncode, f"at version {done['version']}, it was at {version}" in back.stdout) == (0, True)
-    assert latentlake("rollback", lake, "t", "--to", str(version), cwd=tmp_path).returncode == 0
+    assert latentlake_here("rollback", lake, "t", "--to", str(version), cwd=tmp_path).returncode == 0
     (shown, *_) = [row for row in told("versions", lake, "t", "--json") if row["tags"]]
     assert shown["version"] == version
 
@@ -121,7 +147,7 @@ def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
     lake = job["table"]["uri"]
     with held(job):
         for command in (["run", str(path)], ["maintain", lake, "t"], ["rollback", lake, "t"], ["retry", lake, "t"]):
-            done = latentlake(*command, cwd=tmp_path)
+            done = latentlake_here(*command, cwd=tmp_path)
             assert done.returncode == 4, done.stderr
             assert "being written by job 'test' (process " in done.stderr and "--wait" in done.stderr
             assert "Traceback" not in done.stderr
@@ -141,9 +167,9 @@ def test_a_run_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
     plan = cut_short(job, 1)
     for state in ("killed, resumable", "running"):
         with held(job) if state == "running" else nullcontext():
-            (line,) = json.loads(latentlake("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
+            (line,) = json.loads(latentlake_here("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
         assert (line["run_id"], line["state"], line["shards"]) == (plan.run_id, state, "1/3")
-    assert latentlake("maintain", job["table"]["uri"], "t", cwd=tmp_path).returncode == 2  # there is no table yet
+    assert latentlake_here("maintain", job["table"]["uri"], "t", cwd=tmp_path).returncode == 2  # there is no table yet
 
 
 @pytest.mark.usefixtures("here")
@@ -151,28 +177,27 @@ def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None
     path = write_job(tmp_path)
     job = yaml.safe_load(path.read_text())
     lake = job["table"]["uri"]
-    done = latentlake("retry", lake, "t", cwd=tmp_path)
+    done = latentlake_here("retry", lake, "t", cwd=tmp_path)
     assert (done.returncode, "--job FILE" in done.stderr) == (2, True)
     run(job)
-    done = latentlake("retry", lake, "t", "--stage", "decode", "--json", cwd=tmp_path)
+    done = latentlake_here("retry", lake, "t", "--stage", "decode", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["state"], report["objects_read"], report["counts"]["unchanged"]) == ("unchanged", 0, 12)
-    assert latentlake("retry", lake, "t", "--job", str(path), cwd=tmp_path).returncode == 0
-    assert latentlake("retry", lake, "../t", cwd=tmp_path).returncode == 2
+    assert latentlake_here("retry", lake, "t", "--job", str(path), cwd=tmp_path).returncode == 0
+    assert latentlake_here("retry", lake, "../t", cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_fresh_discards_what_a_run_without_it_goes_on_with(tmp_path: Path) -> None:
     path = write_job(tmp_path, shard={"max_rows": 5})
     job = yaml.safe_load(path.read_text())
     plan = cut_short(job, 1)
-    done = latentlake("run", str(path), "--fresh", "--json", cwd=tmp_path)
+    done = latentlake_here("run", str(path), "--fresh", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["run_id"] != plan.run_id and report["shards_taken_over"] == 0
-    lines = json.loads(latentlake("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
+    lines = json.loads(latentlake_here("runs", job["table"]["uri"], "t", "--json", cwd=tmp_path).stdout)
     assert {line["run_id"]: line["state"] for line in lines} == {
         plan.run_id: "discarded",
         report["run_id"]: "published",
@@ -214,34 +239,32 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
     assert "max_rows_removed" in refused.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("here")
 def test_tables_show_versions_search_and_rejects(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_texts(tmp_path / "in", {**TEXTS, "empty.txt": " "}), gates={"max_reject_rate": 0.5})
     run(job)
     lake = job["table"]["uri"]
-    assert latentlake("tables", lake, cwd=tmp_path).stdout.split() == ["t"]
-    shown = json.loads(latentlake("show", lake, "t", "--json", cwd=tmp_path).stdout)
+    assert latentlake_here("tables", lake, cwd=tmp_path).stdout.split() == ["t"]
+    shown = json.loads(latentlake_here("show", lake, "t", "--json", cwd=tmp_path).stdout)
     assert (shown["rows"], shown["tags"], shown["columns"]["h"]["dimension"], shown["rejects"]) == (
         12,
         {"prod": 1},
         64,
         1,
     )
-    (version,) = json.loads(latentlake("versions", lake, "t", "--json", cwd=tmp_path).stdout)
+    (version,) = json.loads(latentlake_here("versions", lake, "t", "--json", cwd=tmp_path).stdout)
     assert (version["version"], version["rows"], version["tags"]) == (1, 12, "prod")
-    found = json.loads(latentlake("search", lake, "t", TEXTS["3.txt"], "-k", "3", "--json", cwd=tmp_path).stdout)
+    found = json.loads(latentlake_here("search", lake, "t", TEXTS["3.txt"], "-k", "3", "--json", cwd=tmp_path).stdout)
     assert [len(found), found[0]["id"]] == [3, "3.txt"]
-    filtered = latentlake("search", lake, "t", "boats", "--where", "id = '5.txt'", "--json", cwd=tmp_path)
+    filtered = latentlake_here("search", lake, "t", "boats", "--where", "id = '5.txt'", "--json", cwd=tmp_path)
     assert [hit["id"] for hit in json.loads(filtered.stdout)] == ["5.txt"]
-    (reject,) = json.loads(latentlake("rejects", lake, "t", "--json", cwd=tmp_path).stdout)
+    (reject,) = json.loads(latentlake_here("rejects", lake, "t", "--json", cwd=tmp_path).stdout)
     assert (reject["object_id"], reject["error"]) == ("empty.txt", "empty")
-    missing = latentlake("show", lake, "tt", cwd=tmp_path)
+    missing = latentlake_here("show", lake, "tt", cwd=tmp_path)
     assert (missing.returncode, "Did you mean 't'?" in missing.stderr) == (2, True)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("here")
 def test_lancedb_reads_the_table(tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb")
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
