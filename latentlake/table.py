@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
+from latentlake.handover import open_in_lancedb
 from latentlake.indexes import IndexInfo, describe_indexes, nearest
 from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
@@ -138,6 +139,17 @@ class Table:
         check_filter(self._dataset, where)
         with explain_filter(where):
             return self._dataset.to_table(columns=wanted, filter=where, limit=limit)
+
+    def to_lance(self) -> Any:
+        """This table as pylance's own `LanceDataset`, at this version: a handle of yours, apart from ours."""
+        return self._dataset.checkout_version(self.version)
+
+    def to_lancedb(self) -> Any:
+        """This table as lancedb's own table, checked out at this version. See `open_in_lancedb`.
+
+        Raises `MissingExtra`, and `SpecError` where the older Lance inside lancedb cannot read it.
+        """
+        return open_in_lancedb(self._storage, self.name, self._dataset)
 
     def versions(self) -> list[TableVersion]:
         """Every version that can be checked out, oldest first; also those made since this table was opened."""
