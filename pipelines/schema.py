@@ -90,9 +90,14 @@ def check_storable(name: str, kind: pa.DataType) -> None:
     if part is None:
         return
     what = "which" if part == kind else f"of which {part}"
+    instead = stated_instead(kind)
+    remedy = (
+        f"state a type that takes its values: metadata: [{{column: {name}, type: '{instead}'}}]"
+        if instead
+        else "convert it"
+    )
     raise SchemaMismatch(
-        f"metadata column '{name}' is {kind}, {what} cannot be written to a Lance table.\n  Leave it out, or state a type that takes "
-        f"its values: metadata: [{{column: {name}, type: {stated_instead(kind)}}}]."
+        f"metadata column '{name}' is {kind}, {what} cannot be written to a Lance table.\n  Leave it out, or {remedy}."
     )
 
 

@@ -20,14 +20,14 @@ from pydantic import Field
 from latentlake.odd_keys import is_odd_uri
 from latentlake.storage import Storage
 from operators.batch import ReadError, RowError, describe
-from operators.errors import SourceError, did_you_mean
+from operators.errors import SchemaMismatch, SourceError, did_you_mean
 from operators.pulse import beat
 from pipelines.sources._bounds import CHANGED, GONE, OUTSIDE, UNLISTED, is_below, version_of
 from pipelines.sources._looks import BEAT_S, LookFailed, look
 from pipelines.sources._names import LEFT_OUT, name_matcher
 from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, SourceConfig, as_listing
 from pipelines.sources.files import Found, check_alive, walk_files
-from pipelines.values.conversions import Values, convert, is_encodable
+from pipelines.values.conversions import Values, convert, fits, is_encodable
 from pipelines.values.hashing import canonical_rows
 from pipelines.values.inference import or_text
 
@@ -160,6 +160,13 @@ class TableSource(SourceConfig):
             return []
         uris = sample_files(listing)
         found = types_of_files(self, uris)
+        for name, kind in self.stated_types.items() if self.declares_types else ():
+            declared = found.get(name)
+            if declared is not None and not fits(declared, kind, stated=True):
+                raise SchemaMismatch(
+                    f"metadata column '{name}' is {declared} in the source, and the job states {kind}, which it cannot become.\n"
+                    "  State another type, or leave it out."
+                )
         types = {name: or_text(found.get(name)) for name in self.metadata_names}
         return [pa.field(name, kind) for name, kind in (types | self.stated_types).items()] if uris else []
 

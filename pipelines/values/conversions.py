@@ -87,19 +87,23 @@ def fault_of(values: pa.Array | Sequence[Any], row: int, field: pa.Field, stated
     return text if bad[0] else f"{text}, unless the job states that type"
 
 
-def fits(source: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether values that a source declares as one type may become another's. A text says nothing of a number in it."""
+def fits(source: pa.DataType, kind: pa.DataType, stated: bool = False) -> bool:
+    """Whether values that a source declares as one type may become another's.
+
+    A text says nothing of a number in it, nor a timestamp that it is a day, unless the type is `stated`.
+    """
     if pa.types.is_null(source) or plain_type(source) == kind:
         return True
     if is_list(source) and is_list(kind):
-        return fits(source.value_type, kind.value_type)
+        return fits(source.value_type, kind.value_type, stated)
     if pa.types.is_struct(source) and pa.types.is_struct(kind):
         known = {field.name: field.type for field in fields_of(kind)}
-        return all(field.name in known and fits(field.type, known[field.name]) for field in fields_of(source))
+        return all(field.name in known and fits(field.type, known[field.name], stated) for field in fields_of(source))
     if pa.types.is_map(source) and pa.types.is_map(kind):
-        return fits(source.key_type, kind.key_type) and fits(source.item_type, kind.item_type)
+        return fits(source.key_type, kind.key_type, stated) and fits(source.item_type, kind.item_type, stated)
     pair = kind_of(plain_type(source)), kind_of(kind)
-    if (pair[0] == "text" and pair[1] not in ("text", "bytes", "uuid")) or pair == ("timestamp", "date"):
+    unsure = (pair[0] == "text" and pair[1] not in ("text", "bytes", "uuid")) or pair == ("timestamp", "date")
+    if unsure and not stated:
         return False
     return find_conversion(plain_type(source), kind) is not None
 

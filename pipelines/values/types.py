@@ -177,12 +177,35 @@ def is_flat(kind: pa.DataType) -> bool:
     return kind_of(kind) not in ("text", "bytes", "other", "uuid") and not pa.types.is_dictionary(kind)
 
 
-def stated_instead(kind: pa.DataType) -> str:
-    """A type that a job may state for a column of a type that cannot be stored."""
-    if pa.types.is_fixed_size_list(kind):
-        value = plain_type(kind.value_type)
-        return f"list<{value if unstorable(value) is None and read_type(str(value)) else 'string'}>"
-    return "string"
+def stated_instead(kind: pa.DataType) -> str | None:
+    """The type, as a job states it, that takes the values of one that cannot be stored; None where none does."""
+    loose = loosened(kind)
+    return name_of(loose) if unstorable(loose) is None else None
+
+
+def loosened(kind: pa.DataType) -> pa.DataType:
+    """A type whose fixed-size lists are of any size, as far as Lance writes none of their size."""
+    if pa.types.is_fixed_size_list(kind) and unstorable(kind) is not None:
+        return pa.list_(loosened(kind.value_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(loosened(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, loosened(field.type)) for field in fields_of(kind)])
+    return pa.map_(kind.key_type, loosened(kind.item_type)) if pa.types.is_map(kind) else kind
+
+
+def name_of(kind: pa.DataType) -> str | None:
+    """What a job calls a type, so that `parse_type` gives it again; None where it has no name."""
+    if pa.types.is_struct(kind):
+        names = {field.name: name_of(field.type) for field in fields_of(kind)}
+        text = f"struct<{', '.join(f'{name}: {part}' for name, part in names.items())}>"
+    elif pa.types.is_map(kind):
+        text = f"map<{name_of(kind.key_type)}, {name_of(kind.item_type)}>"
+    elif pa.types.is_list(kind):
+        text = f"list<{name_of(kind.value_type)}>"
+    else:
+        text = next((name for name in SIMPLE if pa.type_for_alias(name) == kind), str(kind))
+    return text if read_type(text) == kind else None
 
 
 def parse_type(name: str) -> pa.DataType:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.values.types import fields_of, is_list, kind_of, plain_type, unstorable
+from pipelines.values.conversions import fits
+from pipelines.values.types import fields_of, is_list, kind_of, parse_type, plain_type, stated_instead, unstorable
 
 LEAVES = [
     *(pa.null(), pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
@@ -110,6 +111,17 @@ def test_plain_types_are_stored_where_any_layout_of_them_can_be():
     ):
         for shape in (SHAPES["itself"], SHAPES["list"], SHAPES["list view"], SHAPES["struct"], SHAPES["map"]):
             assert unstorable(plain_type(shape(kind))) is None
+
+
+def test_the_type_that_is_proposed_instead_is_one_that_takes_the_values():
+    for kind in CASES.values():
+        plain = plain_type(kind)
+        if unstorable(plain) is None or (name := stated_instead(plain)) is None:
+            continue
+        assert unstorable(parse_type(name)) is None and fits(plain, parse_type(name))
+    assert stated_instead(pa.list_(pa.string(), 2)) == "list<string>"
+    assert stated_instead(pa.list_(pa.struct([("a", pa.list_(pa.binary(), 2))]), 2)) == "list<struct<a: list<binary>>>"
+    assert stated_instead(pa.struct([])) is None
 
 
 if __name__ == "__main__":

@@ -324,12 +324,21 @@ def test_a_type_that_lance_cannot_write_is_refused_by_name(tmp_path: Path):
     job = parquet(tmp_path, {"pair": pa.array([["x", "y"]] * 2, pa.list_(pa.string(), 2))})
     with pytest.raises(
         SchemaMismatch,
-        match=r"'pair' is fixed_size_list<.*>\[2\].*cannot be written.*\n.*\{column: pair, type: list<string>\}",
+        match=r"'pair' is fixed_size_list<.*>\[2\].*cannot be written.*\n.*\{column: pair, type: 'list<string>'\}",
     ):
         run(job)
     job["source"]["metadata"] = [{"column": "pair", "type": "list<string>"}]
     run(job)
     assert rows_of(job)["a0"]["pair"] == ["x", "y"]
+
+
+def test_a_stated_type_that_a_declared_one_cannot_become_is_refused(tmp_path: Path):
+    job = parquet(tmp_path, {"m": pa.array([[1], None])}, {"column": "m", "type": "string"})
+    with pytest.raises(SchemaMismatch, match=r"'m' is list<.*> in the source, and the job states string"):
+        run(job)
+    job = parquet(tmp_path, {"m": ["2020-01-02", "2021-02-29"]}, {"column": "m", "type": "date32"})
+    run(job)
+    assert rejects_of(job) == {"a1": "metadata column 'm': '2021-02-29' is not date32[day]"}
 
 
 def test_objects_that_are_all_empty_have_no_type_that_lance_can_write(tmp_path: Path):
