@@ -29,9 +29,14 @@ AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 def address_of(profile: ClusterProfile) -> str | None:
     """Where the job's Ray is: what the profile says, else `RAY_ADDRESS`, as for `ray.init`; None: a private Ray is started.
 
-    `ray job submit` sets `RAY_ADDRESS` for the command it runs.
+    `ray job submit` sets `RAY_ADDRESS` for the command it runs. Raises `ClusterError` for the address of a job server.
     """
     address = profile.address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None and address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"'{address}' is the address of Ray's job server, and a job connects to the head's (HOST:6379).\n  Submit the job there: "
+            "`ray job submit --working-dir . -- python -m pipelines run JOB`, or set the profile's address, or unset RAY_ADDRESS."
+        )
     return None if address == "local" else address
 
 

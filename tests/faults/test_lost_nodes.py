@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from comparison import check_identical, take_snapshot
 from ray_cluster import RayCluster
 from worlds import EMBED, Worlds, first_run
+
+from clusters import ClusterProfile
+from pipelines.jobfile import parse_job
+from pipelines.run import run_job
 
 ROOT = Path(__file__).parent.parent.parent
 STALL_S = 30
@@ -31,7 +39,7 @@ def cluster() -> Iterator[RayCluster]:
         yield made
 
 
-@pytest.mark.fault("second node killed, mid-run", "the run goes on on the first; identical", sample=1)
+@pytest.mark.fault("second node killed, mid-run", "the run goes on on the first; identical")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_node_is_killed(worlds: Worlds, cluster: RayCluster, tmp_path: Path, seed: int) -> None:
     world, draw = worlds.get(first_run), random.Random(seed)
@@ -69,5 +77,43 @@ def test_a_node_is_killed(worlds: Worlds, cluster: RayCluster, tmp_path: Path, s
         process.wait()
         node.kill()
     assert code == 0, (tmp_path / "log").read_text()
+    assert world.clean is not None
+    check_identical(take_snapshot(job), world.clean)
+
+
+def hold_cpus() -> Any:
+    """An actor that is not the job's, and holds 1.5 of this process's two CPUs."""
+
+    class Holder:  # here, so that it is sent as it is
+        def here(self) -> bool:
+            return True
+
+    holder = ray.remote(Holder).options(num_cpus=1.5).remote()
+    assert ray.get(holder.here.remote())
+    return holder
+
+
+@pytest.mark.fault("reading starves beside another job", "said, and the run goes on when there is room")
+def test_a_run_starves(worlds: Worlds, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An actor fits beside the other job's, but then no reading task does."""
+    world = worlds.get(first_run)
+    job = world.new_job(tmp_path, embed=[{**EMBED, "pool": {"min": 1, "max": 1, "num_cpus": 0.3}}])
+    holder, told = hold_cpus(), threading.Event()
+
+    class Watcher(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "The run goes on with" in record.getMessage() and not told.is_set():
+                told.set()
+                ray.kill(holder)
+
+    watcher = Watcher()
+    logging.getLogger("pipelines.embed").addHandler(watcher)
+    try:
+        run_job(parse_job(job), ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=STALL_S))
+    finally:
+        logging.getLogger("pipelines.embed").removeHandler(watcher)
+        ray.kill(holder)
+    assert told.is_set()
+    assert "no task was at work" in caplog.text and "reading and writing wait for 0.25 CPUs" in caplog.text
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)

@@ -64,6 +64,13 @@ def test_an_address_is_the_profiles_or_the_environments(monkeypatch: pytest.Monk
     assert address_of(ClusterProfile()) is None
 
 
+def test_the_job_servers_address_is_not_the_heads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")  # as Ray's pages tell users of `ray job submit`
+    with pytest.raises(ClusterError, match=r"job server.*\n  Submit the job there"):
+        address_of(ClusterProfile())
+    assert address_of(ClusterProfile(address="10.0.0.5:6379")) == "10.0.0.5:6379"
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """As if this process had no Ray; where a cluster would have been reached."""
