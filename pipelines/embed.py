@@ -109,7 +109,11 @@ def run_flow(
     # Two at least, so that two actors have their first shard at once.
     readers = min(len(shards), max(2, capacity.cpus // (1 if pools[0].device == "cuda" else 2)))
     with ray_data_settings(plan.profile.start_s) as context:
-        warm_up(readers + 1, ray.get_runtime_context().get_job_id())
+        context.execution_no_progress_timeout_s = plan.profile.stall_s
+        try:
+            warm_up(readers + 1, ray.get_runtime_context().get_job_id())
+        except ExecutionTimeoutError as failure:
+            raise Stalled(f"no task could begin for {plan.profile.stall_s:.0f} s") from failure
         pulse = start_pulse()
         watch = Watch(pulse, plan.profile.stall_s)
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
