@@ -25,6 +25,29 @@ from pipelines.run import run_job
 PROFILE = ClusterProfile(cpus=2, gpus=0, object_store_mb=100)
 
 
+def start_ray(folder: Path) -> None:
+    """The user's own. Ray gives itself 30 s, which a busy machine may exceed."""
+    import ray
+
+    for attempt in range(4):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=1,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                logging_level="ERROR",
+                log_to_driver=False,
+                _temp_dir=str(folder / str(attempt)),
+            )
+        except Exception as failure:
+            print(f"not started: {failure}", file=sys.stderr)
+            ray.shutdown()
+        else:
+            return
+    raise SystemExit("Ray does not start")
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     before = {name: os.environ.get(name) for name in AUTHENTICATION}
@@ -62,15 +85,7 @@ def main() -> None:
 
     os.environ["RAY_AUTH_TOKEN_PATH"] = before["RAY_AUTH_TOKEN_PATH"] = str(folder / "users-token")
     (folder / "users-token").write_text("f" * 64)
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _temp_dir=str(folder / "r"),
-    )
+    start_ray(folder / "r")
     before["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"]  # Ray sets it for whoever starts one
     settings = repr(ray.data.DataContext.get_current())
     step("in the user's Ray", lambda: run(20, None))
