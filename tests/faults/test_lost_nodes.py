@@ -25,7 +25,7 @@ from pipelines.jobfile import parse_job
 from pipelines.run import run_job
 
 ROOT = Path(__file__).parent.parent.parent
-STALL_S = 30
+STALL_S = 60
 LIMIT_S = 600  # a run that takes longer counts as hanging
 SHARDS = 7  # of ten may be finished before the node is killed
 
