@@ -21,7 +21,7 @@ ORIENTATION = 0x0112
 SUFFIXES = (".jpg", ".png", ".JPG", ".jpeg", ".tif", ".txt", ".wav", "", ".gif", ".webp")
 # Format, modes, options of the writer.
 WRITERS: list[tuple[str, tuple[str, ...], dict[str, object]]] = [
-    ("JPEG", ("L", "RGB", "CMYK"), {"quality": 60}),
+    ("JPEG", ("1", "L", "RGB", "CMYK", "YCbCr"), {"quality": 60}),
     ("JPEG", ("L", "RGB"), {"progressive": True, "optimize": True}),
     ("JPEG", ("RGB",), {"subsampling": 2, "quality": 5}),
     ("PNG", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), {}),
@@ -30,7 +30,7 @@ WRITERS: list[tuple[str, tuple[str, ...], dict[str, object]]] = [
     ("GIF", ("1", "L", "P", "RGB", "RGBA"), {"interlace": 1}),
     ("WEBP", ("RGB", "RGBA", "L"), {"lossless": True}),
     ("WEBP", ("RGB", "RGBA"), {"quality": 10}),
-    ("TIFF", ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"), {}),
+    ("TIFF", ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"), {}),
     ("TIFF", ("1", "L", "RGB", "RGBA", "I;16"), {"compression": "tiff_lzw"}),
     ("TIFF", ("L", "RGB"), {"compression": "tiff_adobe_deflate"}),
     ("TIFF", ("1",), {"compression": "group4"}),
@@ -84,6 +84,8 @@ def picture(random: Random, mode: str, size: tuple[int, int] | None = None) -> I
     if mode == "LAB":
         profile = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
         return ImageCms.applyTransform(image.convert("RGB"), profile)
+    if mode == "PA":
+        return image.convert("LA").convert("PA")
     return image.convert(mode) if mode in {"LA", "RGBA"} else image.convert("RGB").convert(mode)
 
 
