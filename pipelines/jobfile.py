@@ -21,6 +21,7 @@ from operators.errors import InvalidSpec, SpecError, UnknownName, did_you_mean, 
 from operators.preprocess import find_operator, operators_by_name
 from operators.presets import find_preset, preset_names
 from pipelines.sources import source_class
+from pipelines.sources.base import column_names
 from pipelines.spec import (
     EmbedSpec,
     GateSpec,
@@ -361,16 +362,19 @@ def check_columns(
                 problems.add((key, index, "metric"), problem)
     if modality in modality_names():
         check_steps(modality, steps, problems)
-    metadata = source.metadata_names if source is not None else []
-    for index, name in enumerate(metadata):
+    places: list[tuple[str, int, str]] = []
+    if source is not None:
+        places += [("metadata", at, name) for at, name in enumerate(source.metadata_names)]
+        places += [("partitions", at, name) for at, name in enumerate(column_names(source.partitions))]
+    for at, (section, index, name) in enumerate(places):
         if name in RESERVED or name in columns or name in counts or name.startswith("_"):
             problems.add(
-                ("source", "metadata", index), f"'{name}' is a column the table makes itself; rename it in the source."
+                ("source", section, index), f"'{name}' is a column the table makes itself; rename it in the source."
             )
-        elif name in metadata[:index]:
-            problems.add(("source", "metadata", index), f"'{name}' stands twice; keep one.")
+        elif name in [earlier for _, _, earlier in places[:at]]:
+            problems.add(("source", section, index), f"'{name}' stands twice; keep one.")
         elif problem := name_problem(name):
-            problems.add(("source", "metadata", index), f"{name!r} {problem}; rename it in the source.")
+            problems.add(("source", section, index), f"{name!r} {problem}; rename it in the source.")
 
 
 def name_problem(name: str) -> str | None:

@@ -26,6 +26,7 @@ from pipelines.ledger import open_dataset, sql_string
 from pipelines.schema import PART_TYPES, fans_out, parts_of
 from pipelines.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.sinks.columns import place_rows
+from pipelines.sources._partitions import read_with_partitions
 from pipelines.sources.base import Objects
 from pipelines.spec import JobSpec
 from pipelines.values.hashing import canonical_rows
@@ -85,7 +86,7 @@ class ReadShard:
     def _read_unit(self, work: pa.Table, status: Status, fault: str | None = None) -> list[pa.Table]:
         """Rows of some of the shard's objects, in pieces; none is read where they have a `fault`."""
         if fault is None:
-            objects = self.spec.source.read_objects(work, list(self.fields))
+            objects = read_with_partitions(self.spec.source, work, list(self.fields))
             beat()
         else:
             nothing = [pa.nulls(work.num_rows, field.type) for field in self.fields]

@@ -13,6 +13,8 @@ from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, colu
 from latentlake.stored import stored_type
 from operators.errors import SchemaMismatch
 from operators.preprocess import find_operator
+from pipelines.sources._partitions import partition_fields
+from pipelines.sources.base import column_names, column_types
 from pipelines.spec import EmbedSpec, JobSpec
 from pipelines.values.conversions import fits
 from pipelines.values.types import stated_instead, unstorable
@@ -29,7 +31,8 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
     if spec.table.mode == "rebuild":
         return
     stored = columns_of(schema)
-    filled = {"id", "object_id", "content_hash", "object_hash", *spec.source.metadata_names}
+    metadata = {*spec.source.metadata_names, *column_names(spec.source.partitions)}
+    filled = {"id", "object_id", "content_hash", "object_hash", *metadata}
     if required := [field.name for field in schema if not field.nullable and field.name not in filled]:
         raise SchemaMismatch(
             f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "
@@ -64,14 +67,15 @@ def metadata_fields(spec: JobSpec, listing: Iterator[pa.Table], base: lance.Lanc
     Raises `SchemaMismatch` for a type that Lance cannot write, and for one that the job states, or the source declares, and
     that cannot become the table's. What a source merely shows is judged row by row.
     """
-    fields = spec.source.metadata_fields(listing)
+    fields = [*spec.source.metadata_fields(listing), *partition_fields(spec.source)]
+    stated = spec.source.stated_types | column_types(spec.source.partitions)
     stored = base.schema if base is not None and spec.table.mode != "rebuild" else pa.schema([])
     known = {name: stored.field(name).type for name in stored.names}
     for field in fields:
         name, kind, there = field.name, field.type, known.get(field.name)
         if there is None:
             check_storable(name, kind)
-        elif name in spec.source.stated_types and kind != there:
+        elif name in stated and kind != there:
             raise SchemaMismatch(
                 f"metadata column '{name}' is {there} in table '{spec.table.name}', the job states {kind}.\n"
                 "  Leave the type out, or rebuild the table with `mode: rebuild`."

@@ -104,6 +104,16 @@ def read_column(entry: Any) -> Any:
 Column = Annotated[str | StatedColumn, BeforeValidator(read_column)]
 
 
+def column_names(entries: Iterable[Column]) -> list[str]:
+    """Names of metadata columns."""
+    return [entry if isinstance(entry, str) else entry.column for entry in entries]
+
+
+def column_types(entries: Iterable[Column]) -> dict[str, pa.DataType]:
+    """Types of the metadata columns whose type is stated."""
+    return {entry.column: parse_type(entry.type) for entry in entries if isinstance(entry, StatedColumn)}
+
+
 class SourceConfig(BaseModel, ABC):
     """Where objects come from. `uri` is a path, `s3://…` or anything fsspec knows."""
 
@@ -114,12 +124,13 @@ class SourceConfig(BaseModel, ABC):
     # Whether its files declare the types of their columns, so that a misfit shows before any value is read.
     declares_types: ClassVar[bool] = False
     # Fields that are younger than tables of the kind: at their default they are in no JSON, and so in no key made of it.
-    younger_fields: ClassVar[frozenset[str]] = frozenset({"leave_out"})
+    younger_fields: ClassVar[frozenset[str]] = frozenset({"leave_out", "partitions"})
 
     kind: str
     uri: str
     storage_options: dict[str, str] = Field(default_factory=dict)
     leave_out: list[str] = Field(default=list(LEAVE_OUT))  # globs of names of files and folders that are no objects
+    partitions: list[Column] = Field(default_factory=list)  # Hive's, that travel to the table as metadata does
 
     _own: str | None = PrivateAttr(None)
     _job_file: str | None = PrivateAttr(None)
@@ -169,13 +180,12 @@ class SourceConfig(BaseModel, ABC):
     @property
     def metadata_names(self) -> list[str]:
         """Names of the metadata columns, of a source that has a field `metadata`."""
-        return [entry if isinstance(entry, str) else entry.column for entry in getattr(self, "metadata", ())]
+        return column_names(getattr(self, "metadata", ()))
 
     @property
     def stated_types(self) -> dict[str, pa.DataType]:
         """Types of the metadata columns that the job states."""
-        entries = getattr(self, "metadata", ())
-        return {entry.column: parse_type(entry.type) for entry in entries if isinstance(entry, StatedColumn)}
+        return column_types(getattr(self, "metadata", ()))
 
     @abstractmethod
     def list_objects(self, known: KnownFile) -> Iterator[pa.Table]:

@@ -97,9 +97,9 @@ class Driver:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
 
-    def succeed(self) -> dict[str, Any]:
+    def succeed(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Wait for it; its report. An `AssertionError` with its log where it failed."""
-        code = self.wait()
+        code = self.wait(timeout_s)
         assert code == 0, f"exit {code}:\n{self.log}"
         return self.report
 

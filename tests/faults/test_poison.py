@@ -24,6 +24,7 @@ from operators.embedders.hashing import Config
 pytestmark = pytest.mark.slow
 
 DIED = r"the process died"
+WAIT_S = 500  # for a run in which process after process dies, or hangs for a while first
 # By file: content, and the stage and the reason that the reject must give.
 TEXTS: dict[str, tuple[bytes, str, str]] = {
     "0007.txt": (b"", "decode", "empty"),
@@ -56,7 +57,7 @@ GATES = {"max_reject_rate": 0.2}
 def run_with_plugins(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Report of a job whose processes have the plugins."""
     plugins = folder / "plugins"
-    return Driver(folder, job, python_path=plugins if plugins.exists() else install_plugins(plugins)).succeed()
+    return Driver(folder, job, python_path=plugins if plugins.exists() else install_plugins(plugins)).succeed(WAIT_S)
 
 
 def check_rejects(job: dict[str, Any], poison: dict[str, tuple[bytes, str, str]]) -> None:
