@@ -23,7 +23,7 @@ from operators.embedders.hashing import Config
 from operators.limits import PEAKS
 from operators.preprocess import find_operator, operators_by_name
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.slow]
 SLACK = 20 * 2**20  # what libraries take beside
 
 SIDE = 1200  # of pictures
