@@ -27,6 +27,7 @@ EASTERN = frozenset(
     {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH"}
 )
 SHORT_BYTES = 200
+FEW_BYTES, LETTERS = 12, re.compile(rb"[A-Za-z]")  # so few bytes without a letter of ASCII could be anything
 MARGIN, SHORT_MARGIN = 1.005, 1.02  # how many times as likely a guess is as the best one that makes another text
 # Encodings whose bytes are all ASCII's: what they begin with, and their names.
 ESCAPES = re.compile(rb"\x1b(?:\$[@A-C()]|\([IJ]|\.[AF])")
@@ -57,10 +58,15 @@ def rival_of(encoding: str, sample: bytes) -> str | None:
         sample = b"\n".join(line for line in sample.splitlines() if not line.isascii())
     ours, likely = sample.decode(encoding, "replace"), None
     plain = has_plain_words(ours)
+    if len(sample) < FEW_BYTES and not LETTERS.search(sample):
+        return "another"
+    without_nul = sample.replace(b"\0", b"")
+    if encoding in WIDE and is_utf8(without_nul) and not without_nul.isascii():
+        return "utf_8"  # with a NUL
     for found in detect_all(sample, ignore_threshold=True):
         name, confidence = found["encoding"], found["confidence"]
         if name is None:  # of no encoding that chardet knows, as UTF-16 without ASCII is
-            return None if encoding in WIDE and plain else "another"
+            return None if encoding in WIDE and plain and not without_nul.isascii() else "another"
         try:
             text = sample.decode(name, "strict" if encoding not in WIDE else "replace")
         except (UnicodeError, LookupError):
@@ -113,6 +119,15 @@ def shifting_encoding(content: bytes) -> str | None:
             if found is not None and codecs.lookup(found).name == codecs.lookup(name).name:
                 return name
     return None
+
+
+def is_utf8(content: bytes) -> bool:
+    """Whether bytes are valid UTF-8, but for a character that is cut at their end."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def makes_letters(content: bytes, encoding: str) -> bool:
