@@ -26,6 +26,7 @@ from targets import damaged, play  # noqa: E402
 from pipelines.sources._looks import ChildDied, LookFailed, ask_child, end_children  # noqa: E402
 
 SILENCE_S = 120.0  # after which a file hangs
+ENOUGH = 50  # findings, after which there is something to do first
 ROUND = 200  # files of one kind, before the next kind has its turn
 
 
@@ -93,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.keep is not None:
             asked.keep.mkdir(parents=True, exist_ok=True)
             (asked.keep / f"{finding.kind}-{finding.seed}").write_bytes(damaged(finding.kind, finding.seed))
+        if len(findings) == ENOUGH:
+            print("that is enough to look at")
+            break
     end_children()
     bad = [finding for finding in findings if finding.what == "fault"]
     deaths = [finding for finding in findings if finding.what == "death"]

@@ -17,6 +17,7 @@ from mutations import mutate
 from operators.batch import make_batch
 from operators.chain import Chain, reject_empty
 from operators.errors import LatentLakeError, SpecError
+from operators.limits import HELD_BYTES
 from pipelines.reading import batch_of, hash_objects
 from pipelines.sources import source_class
 from pipelines.sources._tables import TableSource, scan_file, types_of_files
@@ -63,8 +64,7 @@ def try_object(modality: str, content: bytes) -> str | None:
     """Decode one object: a row or a reject; what did not hold."""
     batch = make_batch(["a"], [content])
     chain = Chain(modality)
-    chain.decoded_bytes(batch)
-    batch = chain.run(batch, {})
+    (batch,) = chain.pieces(batch, {}, HELD_BYTES)
     if chain.column == "text":
         batch = reject_empty(batch)
     error, value = batch["error"][0], batch[chain.column][0]
