@@ -123,7 +123,7 @@ def compare(folder: Path, rows: int, memory_mb: int) -> dict[str, float]:
 
 def peak_mb() -> float:
     """The most memory that this process has held, MiB. (`ru_maxrss` would count what its parent held.)"""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
     raise RuntimeError("/proc/self/status does not say VmHWM; this benchmark needs Linux.")

@@ -38,7 +38,7 @@ def peak_of_run(folder: Path, texts: int, family: str, model: str) -> tuple[floa
     """Peak PSS (MiB) of a run over `texts` texts, watched from outside, and its rows a second."""
     words = ["lake", "vector", "shard", "index", "object", "column", "commit", "reader", "bound", "stream"]
     corpus = folder / f"{texts}.jsonl"
-    with corpus.open("w") as file:
+    with corpus.open("w", encoding="utf-8") as file:
         for number in range(texts):
             body = " ".join(words[(number * 7 + k * k) % 10] + str((number + k) % 97) for k in range(8 + number % 25))
             file.write(json.dumps({"id": str(number), "text": f"{number} {body}"}) + "\n")
@@ -53,9 +53,9 @@ def peak_of_run(folder: Path, texts: int, family: str, model: str) -> tuple[floa
         "index": [{"column": "v", "type": "none"}],
         "gates": {"max_reject_rate": 0.5},
     }
-    job.write_text(json.dumps(described))
+    job.write_text(json.dumps(described), encoding="utf-8")
     profile = folder / "cluster.yaml"
-    profile.write_text("object_store_mb: 512\n")
+    profile.write_text("object_store_mb: 512\n", encoding="utf-8")
     command = [sys.executable, "-m", "pipelines", "run", str(job), "--json", "--cluster", str(profile)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     peak = 0.0
@@ -88,7 +88,7 @@ def main() -> None:
     figures["ratio"] = peaks[1] / peaks[0]
     print(f"peak at 6N / peak at N: {figures['ratio']:.2f}")
     if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1))
+        asked.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def write_texts(folder: Path, first: int, count: int, seed: int) -> None:
     for number in range(first, first + count):
         path = folder / f"{number // 1000:04}" / f"{number:07}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{number} " + " ".join(draw.choice(WORDS, 12)) + f" {draw.integers(1000)}")
+        path.write_text(f"{number} " + " ".join(draw.choice(WORDS, 12)) + f" {draw.integers(1000)}", encoding="utf-8")
 
 
 def measure(lake: Path, queries: int = 100) -> dict[str, float]:
@@ -100,7 +100,7 @@ def main() -> None:
     found["library_versions"] = {name: version(name) for name in ("ray", "pylance")}
     print(json.dumps(found, indent=2))
     if asked.json:
-        asked.json.write_text(json.dumps(found))
+        asked.json.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def latentlake(corpus: Path, model: str) -> float:
             "table": {"uri": f"{folder}/lake", "name": "texts"},
         }
         path = Path(folder) / "job.yaml"
-        path.write_text(json.dumps(job))
+        path.write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "pipelines", "run", str(path), "--json"]
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
         report = json.loads(done.stdout.splitlines()[-1])
@@ -172,7 +172,7 @@ def main() -> None:
     if "daft" in asked.contenders and "daft" not in names:
         print("daft is not installed; left out")
     if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1))
+        asked.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

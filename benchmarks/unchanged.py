@@ -39,7 +39,7 @@ def measure(files: int) -> dict[str, object]:
         for number in range(files):
             path = folder / "in" / f"{number // 1000:04}" / f"{number:07}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"text number {number} of {number % 7} things, {number * number} in all")
+            path.write_text(f"text number {number} of {number % 7} things, {number * number} in all", encoding="utf-8")
         job = folder / "job.yaml"
         job.write_text(
             json.dumps(
@@ -75,7 +75,7 @@ def main() -> None:
     found = measure(asked.files)
     print(json.dumps(found, indent=2))
     if asked.json:
-        asked.json.write_text(json.dumps(found))
+        asked.json.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

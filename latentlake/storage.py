@@ -70,7 +70,7 @@ def resolve_options(options: Mapping[str, Any] | None) -> dict[str, str]:
             text = os.environ[text[4:]]
         elif text.startswith("file:"):
             try:
-                text = Path(text[5:]).expanduser().read_text().strip()
+                text = Path(text[5:]).expanduser().read_text(encoding="utf-8").strip()
             except OSError as failure:
                 raise SpecError(f"storage_options.{name}: cannot read '{text[5:]}': {failure.strerror}.") from failure
         resolved[name] = text

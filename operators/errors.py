@@ -59,6 +59,11 @@ class LatentLakeError(Exception):
     def __init__(self, *args: Any) -> None:
         super().__init__(*(redact_url(arg) if isinstance(arg, str) else arg for arg in args))
 
+    @classmethod
+    def told(cls, text: str) -> LatentLakeError:
+        """The error of this kind whose message another process told."""
+        return cls(text)
+
 
 class SpecError(LatentLakeError):
     """The job, or the call, is wrong; nothing was started."""
@@ -74,6 +79,12 @@ class InvalidSpec(SpecError):
         self.source = source
         count = f"{len(self.problems)} mistake{'s' if len(self.problems) != 1 else ''}"
         super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
+
+    @classmethod
+    def told(cls, text: str) -> LatentLakeError:
+        """See `LatentLakeError.told`: the first line is the source, each of the others a mistake."""
+        head, *problems = text.split("\n  ")
+        return cls(problems, head.rpartition(": ")[0] or head)
 
     def __reduce__(self) -> tuple[type, tuple[list[str], str]]:
         return type(self), (self.problems, self.source)

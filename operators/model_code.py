@@ -39,9 +39,9 @@ def code_named(folder: Path) -> Iterator[str]:
     another hub model), and attention kernels of the hub (`owner/name`).
     """
     modules = folder / "modules.json"
-    parts = [module["type"] for module in json.loads(modules.read_text())] if modules.is_file() else []
+    parts = [module["type"] for module in json.loads(modules.read_text(encoding="utf-8"))] if modules.is_file() else []
     for path in sorted(folder.rglob("*config.json")):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or skipped(path.relative_to(folder)):
             continue
         yield from strings_in(config.get("auto_map"))

@@ -52,7 +52,7 @@ def sha256_of(path: Path) -> str:
         try:
             cache_file.parent.mkdir(parents=True, exist_ok=True)
             temporary = cache_file.with_suffix(f".{key.__hash__() & 0xFFFFFF:x}")
-            temporary.write_text(json.dumps(cache))
+            temporary.write_text(json.dumps(cache), encoding="utf-8")
             temporary.replace(cache_file)
         except OSError:
             return cache[key]  # a cache that cannot be written costs time, nothing else
@@ -62,7 +62,7 @@ def sha256_of(path: Path) -> str:
 def read_cache(path: Path) -> dict[str, str]:
     """The hash cache; empty where there is none, or none that can be read."""
     try:
-        cache: dict[str, str] = json.loads(path.read_text())
+        cache: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return cache

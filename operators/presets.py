@@ -33,7 +33,9 @@ class Preset(BaseModel):
 @cache
 def read_presets() -> Mapping[str, Preset]:
     """Every preset, by name and by alias, sorted."""
-    entries = {name: Preset.model_validate(entry) for name, entry in yaml.safe_load(FILE.read_text()).items()}
+    entries = {
+        name: Preset.model_validate(entry) for name, entry in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
+    }
     aliases = {alias: preset for preset in entries.values() for alias in preset.aliases}
     return dict(sorted({**entries, **aliases}.items()))
 

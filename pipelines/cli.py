@@ -15,6 +15,7 @@ import typer
 
 from operators.errors import InvalidSpec, LatentLakeError
 from pipelines.printing import ProgressLine, print_facts, print_report, print_rich, print_rows
+from pipelines.wording import as_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -271,7 +272,10 @@ def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson 
     check_table_name(table)
     lake = open_storage(uri, parse_options(options))
     holder = find_holder(lake.child(WORK_FOLDER, table))
-    print_rows(described_runs(lake, table, holder is not None), as_json)
+    found = described_runs(lake, table, holder is not None)
+    if not found:
+        open_lake(uri, options).open(table)  # raises `NotFound`, naming the tables that there are
+    print_rows(found, as_json)
 
 
 @app.command()
@@ -347,19 +351,10 @@ def open_table(uri: str, table: str, tag: str | None, version: int | None, optio
 
 def load_profile(path: Path | None) -> Any:
     """The cluster profile in a file. What it leaves out, or all without a file, is found where the job runs."""
-    import yaml
-    from pydantic import ValidationError
-
     from clusters import ClusterProfile
+    from pipelines.jobfile import load_section
 
-    if path is None:
-        return ClusterProfile()
-    try:
-        return ClusterProfile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as failure:
-        raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
-    except (yaml.YAMLError, ValidationError, TypeError) as failure:
-        raise InvalidSpec([" ".join(str(failure).split())], str(path)) from failure
+    return ClusterProfile() if path is None else load_section(ClusterProfile, path)
 
 
 def describe_column(table: Any, column: str) -> dict[str, Any]:
@@ -386,7 +381,7 @@ def main() -> None:
     try:
         app()
     except LatentLakeError as failure:
-        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+        print(f"{type(failure).__name__}: {as_command(str(failure))}", file=sys.stderr)
         sys.exit(failure.exit_code)
     except OSError as failure:  # a full disk, a store that does not answer: no mistake of ours to be traced
         from operators.batch import describe

@@ -248,16 +248,31 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (RayError, UserCodeException) as failure:
+        if (ours := own_error(failure)) is not None:
+            raise ours from None
         cause = getattr(failure, "cause", None) or failure
-        # What an actor raised as it began is in the text alone; what a task raised, Ray adds its own advice to.
-        told = OUR_ERROR.findall(str(failure))
-        kind, text = told[-1] if told else (type(cause).__name__, str(cause))
-        text = text.partition(RAYS_ADVICE)[0].strip()
-        if told or isinstance(cause, LatentLakeError):
-            raise getattr(errors, kind, LatentLakeError)(text) from None
+        text = str(cause).partition(RAYS_ADVICE)[0].strip()
         raise LatentLakeError(
-            f"a task of the run failed: {kind}: {text}\n  What is finished is kept: mend the cause and run the job again."
+            f"a task of the run failed: {type(cause).__name__}: {text}\n"
+            "  What is finished is kept: mend the cause and run the job again."
         ) from failure
+
+
+def own_error(failure: BaseException) -> LatentLakeError | None:
+    """The error of our tree that is behind a failure of Ray's; None where there is none.
+
+    What a task raised is there as it was. Of an actor that died as it began, the text alone has come.
+    """
+    link: BaseException | None = failure
+    while link is not None:
+        if isinstance(link, LatentLakeError) and not isinstance(link, RayError):
+            return link
+        link = getattr(link, "cause", None) or link.__cause__
+    if not (told := OUR_ERROR.findall(str(failure))):
+        return None
+    kind, text = told[-1]
+    found = getattr(errors, kind, LatentLakeError)
+    return found.told(text.partition(RAYS_ADVICE)[0].strip())
 
 
 @cache

@@ -100,18 +100,39 @@ class Problems:
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job file and apply `path=value` overrides. Raises `InvalidSpec` with every mistake."""
+    spec = parse_yaml(read_text(path), str(path), overrides)
+    return spec.model_copy(update={"source": spec.source.from_file(str(path))})
+
+
+def load_section(model: type[M], path: str | Path) -> M:
+    """Read a file that is one section, a cluster's profile say. Raises `InvalidSpec` with every mistake."""
+    data, problems = read_yaml(read_text(path), str(path))
+    section = problems.check(model, {} if data is None else data, ())
+    if section is None or problems.found:
+        raise InvalidSpec(problems.found, str(path))
+    return section
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file. Raises `InvalidSpec`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as failure:
         raise InvalidSpec([f"cannot read the file: {failure.strerror}."], str(path)) from failure
     except UnicodeDecodeError as failure:
         raise InvalidSpec([f"not UTF-8 text: byte {failure.start} cannot be read."], str(path)) from failure
-    spec = parse_yaml(text, str(path), overrides)
-    return spec.model_copy(update={"source": spec.source.from_file(str(path))})
 
 
 def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) -> JobSpec:
     """Parse a job file's text; see `load_job`."""
+    data, problems = read_yaml(text, source)
+    if not isinstance(data, dict):
+        raise InvalidSpec(["a job is a mapping of keys to values; see `examples/`."], source)
+    return parse_job(apply_overrides(data, overrides), source, problems)
+
+
+def read_yaml(text: str, source: str) -> tuple[Any, Problems]:
+    """What a YAML file holds, and the mistakes found so far. Raises `InvalidSpec` where it is no YAML."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -120,9 +141,7 @@ def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) ->
     problems = Problems(dict(lines_of(node)) if node else {})
     for where, key, line in repeated_keys(node):
         problems.add(where, f"key '{key}' stands twice (line {line} again); keep one.")
-    if not isinstance(data, dict):
-        raise InvalidSpec(["a job is a mapping of keys to values; see `examples/`."], source)
-    return parse_job(apply_overrides(data, overrides), source, problems)
+    return data, problems
 
 
 def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems | None = None) -> JobSpec:
@@ -419,6 +438,9 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if not found:
             raise InvalidSpec([f"--set {override}: write path=value, for example table.mode=rebuild."], "--set")
         keys: list[str | int] = [int(part) if part.isdigit() else part for part in path.split(".")]
+        if keys[0] not in KEYS:
+            hint = did_you_mean(str(keys[0]), KEYS) or f" Known: {', '.join(KEYS)}."
+            raise InvalidSpec([f"--set {override}: the job has no section '{keys[0]}'.{hint}"], "--set")
         target: Any = data
         try:
             for key, following in pairwise(keys):
@@ -429,8 +451,23 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         except yaml.YAMLError as failure:
             raise InvalidSpec([f"--set {override}: not YAML: {one_line(failure)}."], "--set") from failure
         except (KeyError, IndexError, TypeError) as failure:
-            raise InvalidSpec([f"--set {override}: the job has no place '{path}'."], "--set") from failure
+            raise InvalidSpec([f"--set {override}: {no_place(data, keys)}"], "--set") from failure
     return data
+
+
+def no_place(data: Any, keys: Sequence[str | int]) -> str:
+    """Why a path leads to no place of a job."""
+    target, walked = data, ""
+    for key in keys:
+        if isinstance(target, list) and not isinstance(key, int):
+            return f"'{walked}' is a list: name an entry by its number, from 0."
+        if isinstance(target, list) and isinstance(key, int) and key >= len(target):
+            return f"'{walked}' has {len(target)} entries, numbered from 0; there is no {key}."
+        if not isinstance(target, dict | list):
+            return f"'{walked}' is a value, and has no '{key}'."
+        target = target.get(key) if isinstance(target, dict) else target[int(key)]
+        walked = f"{walked}.{key}".lstrip(".")
+    return f"the job has no place '{walked}'."
 
 
 def lines_of(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:

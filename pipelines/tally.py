@@ -47,9 +47,11 @@ class Tally:
         self._closing = ExitStack()
 
     def __enter__(self) -> Tally:
-        folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="ll-tally-")))
-        self._ids: IO[str] = self._closing.enter_context((folder / "ids").open("w+", encoding="utf-8"))
-        self._rejects: IO[str] = self._closing.enter_context((folder / "rejects").open("w+", encoding="utf-8"))
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ll-tally-")))
+            self._ids: IO[str] = stack.enter_context((folder / "ids").open("w+", encoding="utf-8"))
+            self._rejects: IO[str] = stack.enter_context((folder / "rejects").open("w+", encoding="utf-8"))
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -65,16 +65,13 @@ def part_name(shard: int) -> str:
 
 def write_ids(place: Storage, name: str, pieces: Iterator[pa.Table]) -> None:
     """Write a column `object_id` below a place; no file where there are no ids."""
-    writer = None
-    for piece in pieces:
-        if writer is None:
-            place.fs.makedirs(place.root, exist_ok=True)
-            file = place.fs.open(place.path(name), "wb")
-            writer = pq.ParquetWriter(file, piece.schema)
-        writer.write_table(piece)
-    if writer is not None:
-        writer.close()
-        file.close()
+    first = next(pieces, None)
+    if first is None:
+        return
+    place.fs.makedirs(place.root, exist_ok=True)
+    with place.fs.open(place.path(name), "wb") as file, pq.ParquetWriter(file, first.schema) as writer:
+        for piece in chain([first], pieces):
+            writer.write_table(piece)
 
 
 def read_ids(place: Storage, name: str) -> Iterator[pa.Table]:

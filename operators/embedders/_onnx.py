@@ -227,5 +227,5 @@ def cosine_loss(exact: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
 def write_json(path: Path, value: Any) -> None:
     """Write a file of JSON at once, so that another process reads all of it or none."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
+    temporary.write_text(json.dumps(value), encoding="utf-8")
     temporary.replace(path)

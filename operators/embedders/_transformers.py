@@ -122,7 +122,7 @@ def tensors_alone(model: str) -> Iterator[None]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def revision_of_folder(folder: Path, also: Sequence[str] = ()) -> str:

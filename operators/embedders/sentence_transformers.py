@@ -190,7 +190,9 @@ def prompts_left_out(folder: Path) -> bool:
 
 def dimension_of(folder: Path) -> int:
     """Length of the vectors, from the configuration of the last module that changes it."""
-    modules = json.loads((folder / "modules.json").read_text()) if (folder / "modules.json").is_file() else []
+    modules = (
+        json.loads((folder / "modules.json").read_text(encoding="utf-8")) if (folder / "modules.json").is_file() else []
+    )
     for module in reversed(modules):
         config = read_json(folder / module["path"] / "config.json")
         kind = module["type"].rsplit(".", 1)[-1]

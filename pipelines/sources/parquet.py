@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -89,9 +90,15 @@ class Source(TableSource):
             key = (storage, uri, version, group, columns)
             cursor = OPEN_GROUPS.pop(key, None)
             if cursor is None or rows[0] < cursor.start:
-                OPEN_GROUPS.clear()
+                if cursor is not None:
+                    cursor.close()
+                close_groups()
                 cursor = GroupCursor(storage, uri, described, group, columns)
-            tables += cursor.take(rows)
+            try:
+                tables += cursor.take(rows)
+            except BaseException:
+                cursor.close()
+                raise
             OPEN_GROUPS[key] = cursor
         found = pa.concat_tables(tables)
         contents = contents_of(found[self.content])
@@ -107,7 +114,7 @@ class Source(TableSource):
     def forget(self) -> None:
         """Drop footers and the open row group."""
         read_metadata.cache_clear()
-        OPEN_GROUPS.clear()
+        close_groups()
 
     def infer_types(self, storage: Storage, uris: Sequence[str]) -> dict[str, pa.DataType | None]:
         """Types that the files declare, in the layout that a table has; a column of the null type says nothing."""
@@ -191,19 +198,30 @@ class GroupCursor:
     def __init__(
         self, storage: Storage, uri: str, described: pq.FileMetaData, group: int, columns: tuple[str, ...]
     ) -> None:
-        self._file = storage.fs.open(storage.path_of(uri), "rb")
-        parquet = open_parquet(self._file, described)
-        size = sum(group_bytes(parquet, group, name) for name in columns)
-        rows = described.row_group(group).num_rows * WINDOW_BYTES // max(1, size)
-        window = min(max(rows, 1), WINDOW_ROWS)
-        self._batches = parquet.iter_batches(window, row_groups=[group], columns=list(columns))
-        int96 = [name for name in int96_columns(parquet.schema) if name in columns]
-        if int96:
-            fine = open_parquet(storage.fs.open(storage.path_of(uri), "rb"), described, "ns")
-            nano = fine.iter_batches(window, row_groups=[group], columns=int96)
-            self._batches = (add_nanoseconds(*pair) for pair in zip(self._batches, nano, strict=True))
+        with ExitStack() as stack:
+
+            def opened(*resolution: str) -> pq.ParquetFile:
+                """The file, once more open; closed with the cursor."""
+                file = stack.enter_context(storage.fs.open(storage.path_of(uri), "rb"))
+                return open_parquet(file, described, *resolution)
+
+            parquet = opened()
+            size = sum(group_bytes(parquet, group, name) for name in columns)
+            rows = described.row_group(group).num_rows * WINDOW_BYTES // max(1, size)
+            window = min(max(rows, 1), WINDOW_ROWS)
+            self._batches = parquet.iter_batches(window, row_groups=[group], columns=list(columns))
+            int96 = [name for name in int96_columns(parquet.schema) if name in columns]
+            if int96:
+                nano = opened("ns").iter_batches(window, row_groups=[group], columns=int96)
+                self._batches = (add_nanoseconds(*pair) for pair in zip(self._batches, nano, strict=True))
+            self._closing = stack.pop_all()
         self._window: pa.RecordBatch | None = None
         self.start = self._stop = 0  # rows of the window
+
+    def close(self) -> None:
+        """Close the file. Nothing can be taken any more."""
+        self._window = None
+        self._closing.close()
 
     def take(self, rows: Sequence[int]) -> list[pa.Table]:
         """Rows of the group, in pieces; they ascend, and none lies before `start`. Raises `IndexError` behind the last."""
@@ -229,3 +247,9 @@ class GroupCursor:
 
 # The row group that a task of this process read last, by storage, uri, version, group and columns. Taken out while in use.
 OPEN_GROUPS: dict[tuple[Any, ...], GroupCursor] = {}
+
+
+def close_groups() -> None:
+    """Close the row group that was read last."""
+    while OPEN_GROUPS:
+        OPEN_GROUPS.popitem()[1].close()

@@ -353,9 +353,9 @@ def test_an_override_fills_an_empty_section():
     ("wrong", "message"),
     [
         ("table.mode", "--set table.mode: write path=value"),
-        ("embed.7.dim=3", "--set embed.7.dim=3: the job has no place 'embed.7.dim'."),
-        ("name.first=3", "--set name.first=3: the job has no place 'name.first'."),
-        ("embed.first.dim=3", "--set embed.first.dim=3: the job has no place 'embed.first.dim'."),
+        ("embed.7.dim=3", "--set embed.7.dim=3: 'embed' has 2 entries, numbered from 0; there is no 7."),
+        ("name.first=3", "--set name.first=3: 'name' is a value, and has no 'first'."),
+        ("embed.first.dim=3", "--set embed.first.dim=3: 'embed' is a list: name an entry by its number, from 0."),
         ("table.name=[", "--set table.name=[: not YAML"),
     ],
 )
