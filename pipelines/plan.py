@@ -16,7 +16,7 @@ from latentlake.provenance import columns_of, fingerprint_of
 from latentlake.storage import Storage
 from latentlake.stored import stored_bytes
 from operators.embedders.base import short_hash
-from operators.errors import GateRefused, SpecError
+from operators.errors import GateRefused, SourceError, SpecError
 from operators.model_files import unpinned_model
 from pipelines.changes import Changes, Comparison, Retry, table_objects
 from pipelines.cluster import capacity_of
@@ -217,6 +217,8 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
                 retry,
                 source.own if source.uri_is_object else None,
             )
+            if 0 < changes.unlisted == changes.listed:
+                raise no_file_listed(spec, comparison)
             shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
             write_ids(place, GONE, comparison.gone())
             write_ids(place, LEFT, comparison.left())
@@ -241,6 +243,15 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
         place=place,
         listing=base_run.listing if retry and base_run else f"{run_id}/listing",
         retry=retry,
+    )
+
+
+def no_file_listed(spec: JobSpec, comparison: Comparison) -> SourceError:
+    """The error for a source none of whose files can be listed: it is not what the job takes it for."""
+    first = next(comparison.entries()).slice(0, 1).to_pylist()[0]
+    return SourceError(
+        f"none of the files of the source '{spec.source.uri}' can be listed. The first, '{first['object_id']}', "
+        f"{first['error']}.\n  Is `kind: {spec.source.kind}` right?"
     )
 
 

@@ -135,6 +135,16 @@ def test_parquet_with_encrypted_columns_is_one_reject(tmp_path: Path, columns: l
 
 
 @pytest.mark.usefixtures("here")
+def test_a_source_without_a_file_that_can_be_listed_fails_the_run(tmp_path: Path):
+    """`shared/cases/encrypted_plain_footer.py` as it is: there is nothing else in the source."""
+    (tmp_path / "in").mkdir()
+    look_maker.write_encrypted(tmp_path / "in" / "a.parquet", ["text"])
+    source = {"kind": "parquet", "uri": str(tmp_path / "in"), "id": "id", "content": "text"}
+    with pytest.raises(SourceError, match=r"The first, 'a\.parquet', cannot be listed: a process .* Cannot decrypt"):
+        run(make_job(tmp_path, source, gates={"max_reject_rate": 1}))
+
+
+@pytest.mark.usefixtures("here")
 def test_nothing_is_pruned_while_a_file_cannot_be_listed(tmp_path: Path):
     source = {**write_jsonl(tmp_path / "in" / "a.jsonl", [{"id": "a", "text": "a"}]), "uri": str(tmp_path / "in")}
     source |= {"kind": "parquet", "include": ["*"]}
