@@ -70,7 +70,7 @@ def main() -> None:
         tempfile.tempdir = str(folder / ("x" * 100))  # no room for the path of a socket
         Path(tempfile.tempdir).mkdir()
         try:
-            return run(9)
+            return run(12)
         finally:
             tempfile.tempdir = short
 
