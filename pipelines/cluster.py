@@ -23,6 +23,7 @@ STARTING = "Is there memory, and room in TMPDIR, whose path must be short? Ray's
 REACHING = (
     "Check the profile's address (or RAY_ADDRESS), that its head runs this version of Ray, and RAY_AUTH_TOKEN_PATH."
 )
+CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -87,12 +88,29 @@ def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
 
     try:
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
+            with quiet_core():
+                ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
         except Exception as failure:  # of many kinds, and none is the job's
             raise ClusterError(f"{fault}: {describe(failure)}\n  {remedy}") from failure
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def quiet_core() -> Iterator[None]:
+    """Start Ray's C++ core with its log level at "fatal": each Ray Data pool makes it print an error line that is none.
+
+    Ray's exceptions, and what ends a process, are reported all the same. A level that the user has set stays.
+    """
+    if CORE_LEVEL in os.environ:
+        yield
+        return
+    os.environ[CORE_LEVEL] = "fatal"
+    try:
+        yield
+    finally:
+        del os.environ[CORE_LEVEL]
 
 
 @contextmanager

@@ -26,8 +26,9 @@ from pipelines.sources.files import walk_files
 
 CPU_S = 20.0  # that one small file may take
 MEMORY_MB = 1000  # that one small file may add to the highest there was
-# A page of Parquet says how large it is, up to 2 GiB, and Arrow takes that much before it finds that it is not so.
-PAGE_MB = 2048
+# A page of Parquet says how large it is, up to 2 GiB, and Arrow takes that much before it finds that it is not so. It
+# holds a page of two columns at once: the one that it reads, and the one that it has read.
+PAGES_MB = 2 * 2048
 TABLES = ("parquet", "jsonl", "csv")
 
 
@@ -49,7 +50,7 @@ def play(kind: str, seeds: range) -> Iterator[tuple[str, int, str]]:
             fault = f"{type(failure).__name__} came out: {failure}"
         if (took := time.process_time() - cpu) > CPU_S:
             fault = f"it took {took:.0f} s of CPU"
-        if (grew := peak_mb() - memory) > MEMORY_MB + PAGE_MB * (kind == "parquet"):
+        if (grew := peak_mb() - memory) > MEMORY_MB + PAGES_MB * (kind == "parquet"):
             fault = f"it took {grew:.0f} MB"
         if fault:
             yield "fault", seed, fault
