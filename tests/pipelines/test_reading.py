@@ -155,7 +155,7 @@ def test_rejects_with_their_stage_and_type(tmp_path: Path):
 
 def test_text_that_preprocessing_empties(tmp_path: Path):
     job = make_job(
-        tmp_path, write_texts(tmp_path / "in", {"a": "\x07 \x08", "b": "x"}), preprocess=[{"op": "clean_text"}]
+        tmp_path, write_texts(tmp_path / "in", {"a": "\x1b[31m", "b": "x"}), preprocess=[{"op": "clean_text"}]
     )
     status, rows = read(job)
     assert list(by_id(rows)) == ["b"]
