@@ -182,7 +182,7 @@ class QueryModels:
     def _load(self, table: str, column: str, stored: Provenance) -> tuple[EmbedderConfig, Embedder]:
         """The model of a column from where it lies now, checked to be trusted, and to be the one that made the column."""
         self._trust.check(column, stored.config)
-        remedy = f"To say where the column's own model lies on this machine: connect(uri, models={{'{column}': PATH}})."
+        remedy = f"Name the place of the column's own model on this machine: connect(uri, models={{'{column}': PATH}})."
         try:
             config = relocate(stored.config, column, self._paths).resolve()
             check_query(column, table, stored, config)

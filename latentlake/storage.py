@@ -250,7 +250,7 @@ class Storage:
 
             return create(self._bucket, path.partition("/")[2], content)
         if scheme != "file":
-            raise SpecError(f"'{self.uri}': a lake lies on local disk or in an object store (s3, gs, az).")
+            raise SpecError(f"'{self.uri}': a lake must be on local disk or in an object store (s3, gs, az).")
         try:
             write_once(Path(path), content)
         except FileExistsError:

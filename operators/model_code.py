@@ -22,7 +22,7 @@ def check_code(model: str, folder: Path, revision: str, trusted: bool) -> None:
     named = sorted(set(code_named(folder)))
     if elsewhere := [name for name in named if "--" in name or "/" in name]:
         raise SpecError(
-            f"model '{model}' names code that lies elsewhere, which no revision pins: {', '.join(elsewhere)}.\n"
+            f"model '{model}' names code in another repository, which no revision pins: {', '.join(elsewhere)}.\n"
             "  Put that code into a copy of the model and name it there, or take another model."
         )
     if named and not trusted:

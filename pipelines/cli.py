@@ -165,7 +165,10 @@ def search(
     row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
     exact: Annotated[bool, typer.Option(help="Leave the index unused.")] = False,
     models: Annotated[
-        list[str], typer.Option("--model", metavar="NAME=PATH", help="Where a model lies: by revision, column or path.")
+        list[str],
+        typer.Option(
+            "--model", metavar="NAME=PATH", help="Place of a model on this machine, by revision, column or path."
+        ),
     ] = [],  # noqa: B006
     allow_downloads: Annotated[
         bool, typer.Option("--allow-downloads", help="Fetch a model that the table names.")

@@ -195,7 +195,9 @@ def replanned(plan: Plan, capacity: Capacity, why: str) -> tuple[Pool, ...]:
         raise ClusterError(
             f"the run stopped: {why}\n  On what is left, {failure}\n  What is finished is kept: run the job again."
         ) from failure
-    log.warning("%s The run goes on with %s", why, "; ".join(f"'{p.column}': {p.min} to {p.max} actors" for p in pools))
+    log.warning(
+        "%s The run continues with %s", why, "; ".join(f"'{p.column}': {p.min} to {p.max} actors" for p in pools)
+    )
     return pools
 
 
@@ -254,7 +256,7 @@ def explained() -> Iterator[None]:
         text = str(cause).partition(RAYS_ADVICE)[0].strip()
         raise LatentLakeError(
             f"a task of the run failed: {type(cause).__name__}: {text}\n"
-            "  What is finished is kept: mend the cause and run the job again."
+            "  Finished shards are kept: fix the cause and run the job again."
         ) from failure
 
 

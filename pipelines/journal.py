@@ -83,7 +83,7 @@ class Journal:
             self._place.remove(self._name)
             raise LatentLakeError(
                 f"{self._name.removesuffix('.json')}: the process died {note.fruitless} times, and not of a row. "
-                "Is there enough memory for the model?\n  What is finished is kept: mend the cause and run the job again."
+                "Is there enough memory for the model?\n  Finished shards are kept: fix the cause and run the job again."
             )
         self._note = note
         self._write()

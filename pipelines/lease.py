@@ -123,7 +123,7 @@ class Lease:
         if not self._renew():
             raise WriterConflict(
                 "another writer took the table over, because this run had not been heard of for "
-                f"{TTL_S:.0f} s. Nothing more was committed.\n  Run the job again: it goes on with what this run has finished."
+                f"{TTL_S:.0f} s. Nothing more was committed.\n  Run the job again: it resumes after the finished shards."
             )
 
     def check_after(self, failure: Exception) -> None:

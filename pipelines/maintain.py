@@ -140,7 +140,7 @@ def gate_again(lake: Storage, table: str, dataset: lance.LanceDataset) -> tuple[
     try:
         least = stored_gate(lake, table)
     except Unreadable as failure:
-        log.warning("no tag is moved, because nobody knows what the job's gates ask for: %s", failure)
+        log.warning("no tag is moved, because the job's gates are unknown: %s", failure)
         return recall, False
     held = least is None or all(found >= least for found in recall.values())
     if not held:

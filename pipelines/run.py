@@ -141,7 +141,7 @@ def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, 
         if lines and lines[0]["state"] not in RESUMABLE:
             clear_folder(manifest.place(lake))
         elif not manifest.is_of_this_release:
-            yield manifest, "it was begun by a release that hashes objects another way"
+            yield manifest, "it was started by a release that hashes objects differently"
         elif not can_go_on(manifest, table) or overtaken(manifest, lake, table):
             yield manifest, "the table has changed since"
         else:

@@ -293,7 +293,7 @@ def check_files(plan: Plan, tally: Tally) -> None:
     if missing:
         raise LatentLakeError(
             f"{len(missing)} files that this run wrote are gone, the first is {sorted(missing)[0]}: was the table cleaned up? "
-            "Nothing was committed.\n  Run the job again: it writes them anew."
+            "Nothing was committed.\n  Run the job again: it writes them again."
         )
 
 

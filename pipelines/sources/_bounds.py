@@ -8,11 +8,11 @@ from typing import Any
 
 from latentlake.storage import OBJECT_STORES, Storage, scheme_of
 
-OUTSIDE = "it lies out of the source"
+OUTSIDE = "it is outside the source"
 LINK_OUT = "a link out of the source"
 UNLISTED = "cannot be listed"  # begins the error of a file that should hold objects, nobody knows which
 GONE = "gone since it was listed"
-CHANGED = "the file changed since it was listed; the next run reads it anew"
+CHANGED = "the file changed since it was listed; the next run reads it again"
 
 
 def is_below(storage: Storage, uri: str) -> bool:

@@ -209,6 +209,7 @@ class TableSource(SourceConfig):
         return found.uri == self.storage.uri_of(self.storage.root)
 
     def entry_of(self, found: Found, record: Record) -> dict[str, Any]:
+        """A row of the listing for a record of a file; one that names no object gets an error."""
         name = record.id if isinstance(record.id, str) else ""
         error = record.error or fault_of(record.id, self.id)
         return {

@@ -137,7 +137,7 @@ def walk_files(storage: Storage, own: str | None = None) -> Iterator[Found]:
     except (OSError, ValueError, BaseError) as failure:
         reason = redact_url((str(failure).splitlines() or [type(failure).__name__])[0])
         raise SourceError(
-            f"cannot list '{storage.uri}': {reason}\n  Nothing was changed; mend it and run again."
+            f"cannot list '{storage.uri}': {reason}\n  Nothing was changed; fix it and run again."
         ) from failure
 
 
@@ -260,12 +260,12 @@ def check_alive(storage: Storage, failure: Exception) -> None:
     if refuses_keys(failure):
         raise SourceError(
             f"the store of '{storage.uri}' refuses the credentials: {describe(failure)}\n"
-            "  Run again with others: the run goes on with what it has finished."
+            "  Run again with others: the run resumes after its finished shards."
         ) from failure
     if is_outage(failure) and not storage.answers():
         raise SourceError(
             f"the store of '{storage.uri}' does not answer: {describe(failure)}\n"
-            "  Run again when it does: the run goes on with what it has finished."
+            "  Run again when it does: the run resumes after its finished shards."
         ) from failure
 
 

@@ -64,5 +64,5 @@ def test_a_job_is_submitted_from_a_clean_folder_to_two_nodes(cluster: RayCluster
     finally:
         node.kill()
     assert done.returncode == 0, done.stdout
-    assert "nothing moved" not in done.stdout and "goes on with" not in done.stdout
+    assert "nothing moved" not in done.stdout and "continues with" not in done.stdout
     assert lance.dataset(str(tmp_path / "lake" / "t.lance")).count_rows() == 60

@@ -102,7 +102,7 @@ def test_a_run_starves(worlds: Worlds, tmp_path: Path, caplog: pytest.LogCapture
 
     class Watcher(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "The run goes on with" in record.getMessage() and not told.is_set():
+            if "The run continues with" in record.getMessage() and not told.is_set():
                 told.set()
                 ray.kill(holder)
 

@@ -23,7 +23,7 @@ from pipelines.sources import files as files_module
 from pipelines.sources._bounds import GONE, OUTSIDE, is_below, version_of
 from pipelines.sources.base import SourceConfig, as_listing
 
-CHANGED = "the file changed since it was listed; the next run reads it anew"
+CHANGED = "the file changed since it was listed; the next run reads it again"
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -276,7 +276,7 @@ def test_a_file_that_became_a_link_out(tree: Path):
     listing = list_all(source)
     (tree / "in" / "sub" / "real.txt").unlink()
     (tree / "in" / "sub" / "real.txt").symlink_to(tree / "secret.txt")
-    assert str(read(source, listing)["sub/real.txt"]) == "it lies out of the source"
+    assert str(read(source, listing)["sub/real.txt"]) == OUTSIDE
 
 
 def test_patterns_do_not_lead_out(tree: Path):

@@ -136,7 +136,7 @@ def test_the_killed_run_is_gone_on_with_or_discarded(release: Release, caplog: p
         assert report["shards_taken_over"] == 2
         assert f"going on with run {killed}" in caplog.text
     else:
-        assert f"run {killed} of job 'products' is discarded: it was begun by a release that" in caplog.text
+        assert f"run {killed} of job 'products' is discarded: it was started by a release that" in caplog.text
         assert {line["run_id"]: line["state"] for line in read_runs(release.storage, KILLED)}[killed] == "discarded"
     assert release.run_folders(KILLED) == []
     table = release.open(KILLED)
