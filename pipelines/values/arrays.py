@@ -37,6 +37,11 @@ def valid_texts(array: pa.Array) -> pa.Array:
     return isolating(array, array.type, lambda piece, kind: as_bytes(piece).cast(kind))
 
 
+def valid_values(array: pa.Array) -> pa.Array:
+    """Values, null where one is beyond its type: a decimal of too many digits, a time beyond the day. A damaged file may hold such."""
+    return isolating(array, array.type, lambda piece, kind: piece.validate(full=True) or piece)
+
+
 def pick(array: pa.Array, rows: np.ndarray) -> pa.Array:
     """Rows of an array of any layout. (Arrow's `take` knows no views.)"""
     if not len(rows):

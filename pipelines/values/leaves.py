@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.values import texts
-from pipelines.values.arrays import as_bytes, cast, equal, hide, isolating, nulls_of, valid_texts
+from pipelines.values.arrays import as_bytes, cast, equal, hide, isolating, nulls_of, valid_texts, valid_values
 from pipelines.values.texts import by_value, parsed
 from pipelines.values.types import kind_of, same_zone
 
@@ -31,6 +31,8 @@ def change_leaves(array: pa.Array, kind: pa.DataType, stated: bool) -> tuple[pa.
     present = ~nulls_of(array)
     if kind_of(array.type) == "text":
         array = valid_texts(array)
+    elif kind_of(array.type) in ("decimal", "date", "time"):
+        array = valid_values(array)
     if array.type == kind:
         return array, present & nulls_of(array)
     conversion = find_conversion(array.type, kind)

@@ -106,3 +106,12 @@ def test_timestamps_that_python_does_not_know(zone: str | None):
     assert not faults
     for other in (pa.date32(), pa.string(), pa.int64(), pa.timestamp("ns", zone)):
         convert(array, pa.field("c", other))
+
+
+def test_a_decimal_that_a_damaged_file_made_too_long_is_a_misfit() -> None:
+    kind = pa.decimal128(6, 2)
+    wide = pa.array([Decimal("1.50"), Decimal("-61880.18"), None], pa.decimal128(38, 2))
+    damaged = pa.Array.from_buffers(kind, 3, wide.buffers())
+    array, faults = convert(damaged, pa.field("m", kind))
+    assert array.to_pylist() == [Decimal("1.50"), None, None] and list(faults) == [1]
+    array.validate(full=True)
