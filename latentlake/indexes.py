@@ -109,7 +109,7 @@ def build_index(dataset: Any, column: str, provenance_metric: str, type: IndexTy
     """Bring the index of a vector column up to date; `dataset` (pylance) moves to the version that has it.
 
     Builds one where there is none and `choose_index` wants one. One that is there is extended by the rows it lacks, and
-    built anew where it is of another type or metric than asked for, or lacks more rows than it has: its partitions were
+    rebuilt where it is of another type or metric than asked for, or lacks more rows than it has: its partitions were
     trained on too little. "none" drops it. Where nothing has to be done, nothing is committed.
     """
     started = time.perf_counter()
