@@ -138,12 +138,12 @@ def test_what_names_code(model: Path, file: str, changes: dict[str, Any], name: 
         ("sentence_bert_config.json", {"model_args": {"attn_implementation": "owner/kernel"}}, "owner/kernel"),
     ],
 )
-def test_code_that_lies_elsewhere_is_refused_even_where_code_is_trusted(
+def test_code_of_another_repository_is_refused_even_where_code_is_trusted(
     model: Path, file: str, changes: dict[str, Any], name: str
 ):
     change_json(model / file, **changes)
     for options in ({}, {"trust_remote_code": True, "revision": "0" * 32}):
-        with pytest.raises(SpecError, match=rf"lies elsewhere, which no revision pins: {name}\."):
+        with pytest.raises(SpecError, match=rf"names code in another repository, which no revision pins: {name}\."):
             Config(model=str(model), **options).resolve()
 
 
