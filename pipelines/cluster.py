@@ -24,6 +24,9 @@ REACHING = (
     "Check the profile's address (or RAY_ADDRESS), that its head runs this version of Ray, and RAY_AUTH_TOKEN_PATH."
 )
 CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+# Ray ends workers that idle for a second. Those that are to read and write have idled since before the models were loaded, and new
+# ones would take seconds of the models' CPUs at the beginning of the stream.
+KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -76,6 +79,7 @@ def running_ray(profile: ClusterProfile) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=profile.object_store_bytes(capacity),
                 _temp_dir=str(folder),
+                _system_config=KEEP_WORKERS,
             ),
         ):
             yield

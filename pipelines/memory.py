@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 
 import psutil
 
-INTERVAL_S = 3.0  # one sample costs 35 ms of CPU beside a Ray of 14 processes
+INTERVAL_S = 3.0  # between two samples at least,
+SHARE = 0.02  # and so long that they take no more of a CPU: one costs 35 to 130 ms beside a Ray of 14 processes
 
 
 def total_memory_mb() -> float:
@@ -44,8 +46,9 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
+            began = time.thread_time()
             self.peak_mb = max(self.peak_mb, total_memory_mb())
-            self._stop.wait(INTERVAL_S)
+            self._stop.wait(max(INTERVAL_S, (time.thread_time() - began) / SHARE))
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()
