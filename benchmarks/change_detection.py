@@ -26,11 +26,11 @@ import pyarrow as pa
 
 from latentlake.storage import open_storage
 from latentlake.table import REJECTS_SCHEMA
-from pipelines.changes import MEMORY_MB, Comparison, table_objects
-from pipelines.listing import read_listing, write_parquet
-from pipelines.shard import cut_shards
+from pipelines.job.spec import ShardSpec
+from pipelines.planning.changes import MEMORY_MB, Comparison, table_objects
+from pipelines.planning.listing import read_listing, write_parquet
+from pipelines.planning.work import cut_shards
 from pipelines.sources.base import LISTING_ROWS, LISTING_SCHEMA
-from pipelines.spec import ShardSpec
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 8

@@ -21,10 +21,10 @@ import numpy as np
 import latentlake
 from clusters import this_machine
 from latentlake.storage import open_storage
-from pipelines.cluster import running_ray
-from pipelines.jobfile import parse_job
-from pipelines.maintain import maintain_table
+from pipelines.job.jobfile import parse_job
+from pipelines.ray_connection import running_ray
 from pipelines.run import run_job
+from pipelines.upkeep.maintain import maintain_table
 
 DIMENSION = 256
 WORDS = ["lake", "vector", "shard", "index", "object", "column", "commit", "reader", "bound", "stream", "night", "tag"]

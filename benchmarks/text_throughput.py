@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.schema import LIBRARIES, library_versions
+from pipelines.planning.schema import LIBRARIES, library_versions
 
 ROOT = Path(__file__).parent.parent
 

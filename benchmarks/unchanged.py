@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import json, sys, time
-from pipelines.jobfile import load_job
+from pipelines.job.jobfile import load_job
 from pipelines.run import run_job
 began = time.time()
 report = run_job(load_job(sys.argv[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,43 +12,33 @@ from typing import Any
 from clusters import ClusterProfile
 from latentlake.indexes import build_index
 from latentlake.provenance import columns_of
-from latentlake.storage import Storage
 from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
-from pipelines.accounting import Counts, count_run
-from pipelines.changes import Retry
-from pipelines.cluster import reached, running_ray
-from pipelines.gates import reject_gates
-from pipelines.journal import ATTEMPTS_FOLDER, forgive
-from pipelines.lease import Lease, hold_table
-from pipelines.ledger import SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, write_rejects
-from pipelines.manifest import (
+from pipelines.flow.columns import forget_unreadable
+from pipelines.flow.counts import Counts
+from pipelines.flow.shard import record_name
+from pipelines.job.spec import JobSpec
+from pipelines.planning.plan import Plan, check_removal, resolve_models
+from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
+from pipelines.publish.accounting import count_run
+from pipelines.publish.gates import reject_gates
+from pipelines.publish.memory import PeakMemory
+from pipelines.publish.report import actors_over_time, build_report
+from pipelines.publish.tags import move_tag, settle_tags
+from pipelines.publish.tally import Tally, read_records, readable_records
+from pipelines.ray_connection import reached, running_ray
+from pipelines.resume import clear_folder, plan_run
+from pipelines.state.journal import forgive
+from pipelines.state.lease import Lease, hold_table
+from pipelines.state.ledger import SPEC, WORK_FOLDER, open_dataset, record_run, write_rejects
+from pipelines.state.manifest import (
     MANIFEST,
     RESUMABLE,
     SHARDS_FOLDER,
-    Manifest,
+    Retry,
     finished_shards,
-    settle_maintenance,
-    unfinished_runs,
-    unreadable_runs,
     write_manifest,
 )
-from pipelines.memory import PeakMemory
-from pipelines.plan import (
-    Plan,
-    check_removal,
-    make_plan,
-    resolve_models,
-    resume_key,
-    resume_plan,
-)
-from pipelines.report import actors_over_time, build_report
-from pipelines.shard import record_name
-from pipelines.sinks.columns import MERGED_FOLDER, PATCHES_FOLDER, forget_unreadable
-from pipelines.spec import JobSpec
-from pipelines.tags import move_tag, settle_tags
-from pipelines.tally import Tally, read_records, readable_records
-from pipelines.work import GONE, LEFT, WORK, read_ids, read_work_ids
 
 log = logging.getLogger(__name__)
 
@@ -109,87 +99,6 @@ def settle_tags_of(spec: JobSpec, lease: Lease) -> None:
         settle_tags(lease, table)
 
 
-def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry: Retry | None = None) -> Plan:
-    """The plan of the run of this job that was cut short, or else a new one. The table must be held.
-
-    Runs that cannot be gone on with, because the table has changed since, are discarded.
-    """
-    lake, name = spec.table.lake, spec.table.name
-    key = resume_key(spec, retry)
-    table = open_dataset(lake, name)
-    if table is not None:
-        settle_maintenance(lake, name, table.version)
-    for run_id, why in unreadable_runs(lake, name).items():
-        log.warning("run %s is not resumable: %s What it had finished is done again", run_id, why)
-    for manifest, obstacle in cut_short(lake, name, table):
-        if manifest.resume_key != key and manifest.is_of_this_release:
-            continue  # another job's
-        if obstacle is None and not fresh:
-            log.warning("going on with run %s", manifest.run_id)
-            return resume_plan(spec, profile, manifest)
-        discard(lake, manifest, obstacle or "a new one was asked for")
-    return make_plan(spec, profile, retry=retry)
-
-
-def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, str | None]]:
-    """Runs of a table that were cut short, newest first, each with what keeps it from being gone on with; None: nothing.
-
-    The table must be held. A run that had ended, and died as it cleared its folder, is none of them: the rest is cleared.
-    """
-    for manifest in unfinished_runs(lake, name):
-        lines = read_runs(lake, name, f"run_id = '{manifest.run_id}'")
-        if lines and lines[0]["state"] not in RESUMABLE:
-            clear_folder(manifest.place(lake))
-        elif not manifest.is_of_this_release:
-            yield manifest, "it was started by a release that hashes objects differently"
-        elif not can_go_on(manifest, table) or overtaken(manifest, lake, table):
-            yield manifest, "the table has changed since"
-        else:
-            yield manifest, None
-
-
-def can_go_on(manifest: Manifest, table: Any) -> bool:
-    """Whether a run's finished shards still fit the table: it committed them already, or nobody changed the table since."""
-    from pipelines.sinks.lance import find_commit
-
-    version = None if table is None else table.version
-    return manifest.version == version or find_commit(table, manifest.run_id, manifest.base_version or 0) is not None
-
-
-def overtaken(manifest: Manifest, lake: Storage, table: Any) -> bool:
-    """Whether a run's commit was published, or taken back from readers, by another one since: it has nothing left to do."""
-    from pipelines.sinks.lance import find_commit
-
-    if find_commit(table, manifest.run_id, manifest.base_version or 0) is None:
-        return False
-    lines = read_runs(lake, manifest.table, f"tag IS NOT NULL AND run_id <> '{manifest.run_id}'")
-    return any(line["finished_at"].timestamp() > manifest.started_at for line in lines)
-
-
-def discard(lake: Storage, manifest: Manifest, why: str) -> None:
-    """Give up a run that was cut short. Its fragments are orphans, which `maintain` removes."""
-    log.warning(
-        "run %s of job '%s' is discarded: %s. What it had finished is done again", manifest.run_id, manifest.job, why
-    )
-    record_run(
-        lake,
-        {
-            **{name: getattr(manifest, name) for name in ("run_id", "table", "job", "base_version", "state_key")},
-            "state": "discarded",
-            "started_at": datetime.fromtimestamp(manifest.started_at, UTC),
-            "version": manifest.base_version,
-            "report": {},
-        },
-    )
-    manifest.place(lake).remove()
-
-
-def clear_folder(place: Storage) -> None:
-    """Take away what only an unfinished run needs; the manifest last, so that what is cut short here is done again."""
-    for name in (WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT, MANIFEST):
-        place.remove(name)
-
-
 class Run:
     """A run under way: what it has found so far."""
 
@@ -226,7 +135,7 @@ class Run:
 
     def _prepare(self) -> int | None:
         """Make the table ready for what will be written; that version. From here on the run can be gone on with."""
-        from pipelines.sinks.lance import prepare_table
+        from pipelines.publish.commit import prepare_table
 
         plan = self.plan
         if plan.resumed is not None:
@@ -245,10 +154,10 @@ class Run:
         if not todo and not plan.patched:
             return self._count(tally), {}
         with running_ray(plan.profile):
-            from pipelines.embed import (
+            from pipelines.flow.graph import (  # import Ray, which must find its authentication set
                 embed_shards,
                 merge_columns,
-            )  # import Ray, which must find its authentication set
+            )
 
             done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
             self.progress(done, total)
@@ -262,7 +171,7 @@ class Run:
 
     def _take_over(self) -> set[int]:
         """Shards that have left a record, and whose files are still there."""
-        from pipelines.sinks.lance import data_files, named_files
+        from pipelines.publish.commit import data_files, named_files
 
         plan = self.plan
         if plan.resumed is None:
@@ -299,7 +208,7 @@ class Run:
 
     def _commit(self, version: int | None, tally: Tally) -> int | None:
         """Commit, and write the rejects; the version committed, None where there was nothing to commit."""
-        from pipelines.sinks.lance import commit
+        from pipelines.publish.commit import commit
 
         plan = self.plan
         began = time.time()

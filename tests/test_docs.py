@@ -39,13 +39,13 @@ from operators.embedders._transformers import FolderConfig
 from operators.embedders.base import EmbedderConfig
 from operators.embedders.hashing import Config
 from pipelines import sources
-from pipelines.accounting import Counts
-from pipelines.cli import app
-from pipelines.jobfile import EMBED_KEYS, KEYS, load_job, parse_yaml
-from pipelines.ledger import RUNS_SCHEMA
-from pipelines.report import build_report
-from pipelines.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
-from pipelines.tally import Tally
+from pipelines.cli.main import app
+from pipelines.flow.counts import Counts
+from pipelines.job.jobfile import EMBED_KEYS, KEYS, load_job, parse_yaml
+from pipelines.job.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+from pipelines.publish.report import build_report
+from pipelines.publish.tally import Tally
+from pipelines.state.ledger import RUNS_SCHEMA
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]

@@ -21,8 +21,8 @@ from run_maker import embed_here, merge_here
 
 from latentlake import storage
 from latentlake.storage import open_storage
-from pipelines.jobfile import parse_job
-from pipelines.memory import held_by, total_memory_mb
+from pipelines.job.jobfile import parse_job
+from pipelines.publish.memory import held_by, total_memory_mb
 from pipelines.run import run_job
 from pipelines.sources.files import open_regular
 
@@ -98,8 +98,8 @@ def test_memory_is_told_without_proportional_sizes(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("without_links")
 def test_a_small_job_and_the_sdk_work_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.embed.embed_shards", embed_here)
-    monkeypatch.setattr("pipelines.embed.merge_columns", merge_here)
+    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed_here)
+    monkeypatch.setattr("pipelines.flow.graph.merge_columns", merge_here)
     monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
     monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
     monkeypatch.delattr(os, "O_NONBLOCK")

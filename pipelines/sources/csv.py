@@ -18,14 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from latentlake.storage import Storage
 from operators.batch import RowError, describe
 from operators.errors import SourceError
-from pipelines.sources._csv_records import (
-    Encoding,
-    Stretch,
-    check_delimiter,
-    codec_of,
-    encoding_of,
-    read_records,
-)
+from pipelines.sources._csv_records import Encoding, Stretch, check_delimiter, codec_of, encoding_of, read_records
 from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
 from pipelines.values.inference import infer_texts
 

@@ -22,15 +22,7 @@ from latentlake.storage import OBJECT_STORES, Storage, scheme_of
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SourceError, redact_url
 from operators.pulse import beat
-from pipelines.sources._bounds import (
-    GONE,
-    LINK_OUT,
-    OUTSIDE,
-    fsspec_version,
-    is_below,
-    local_version,
-    store_version,
-)
+from pipelines.sources._bounds import GONE, LINK_OUT, OUTSIDE, fsspec_version, is_below, local_version, store_version
 from pipelines.sources._names import LEFT_OUT, name_matcher
 from pipelines.sources.base import LISTING_ROWS, KnownFile, Objects, SourceConfig, as_listing, in_groups
 

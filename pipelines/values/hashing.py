@@ -18,6 +18,10 @@ from pipelines.values.arrays import as_bytes, nulls_of
 from pipelines.values.conversions import ABSENT, Ambiguous, LongNumber, Values, entries_of, items_of
 from pipelines.values.types import fields_of, is_list, kind_of, plain
 
+# Raise it where `object_hash` changes for objects that have not changed. It is part of the key by which a run that was cut
+# short is found again, and of no other: a table whose hashes are of an earlier scheme stays as it is, and an object of it is
+# written again, with the vectors that it has, once it is read.
+HASH_SCHEME = 2  # metadata as the source has it; 1: as the table has it
 NOTHING = b"{}"  # of an object without metadata
 NULL, MISSING, TRUE, FALSE = b"n", b"-", b"t", b"f"
 

@@ -43,7 +43,7 @@ def run_issue(issue: int, data: Path, only: list[int] | None) -> bool:
     from lines import Setting
 
     from clusters import this_machine
-    from pipelines.cluster import running_ray
+    from pipelines.ray_connection import running_ray
 
     lines = import_module(f"issue_{issue}")
     held = True

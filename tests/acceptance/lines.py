@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import latentlake
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 EMPTY = ("471", "995")  # abstracts of Cranfield that hold no text

@@ -15,10 +15,10 @@ from job_maker import check_accounting
 
 import latentlake
 from latentlake.storage import Storage, open_storage
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_rejects, read_runs
-from pipelines.manifest import finished_shards, unfinished_runs
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
+from pipelines.state.ledger import read_rejects, read_runs
+from pipelines.state.manifest import finished_shards, unfinished_runs
 
 VOLATILE = ("run_id", "version")  # columns of rejects that no two runs share
 TOLERANCE = 1e-6  # of vectors whose batch was halved

@@ -38,10 +38,10 @@ def main() -> int:
 
     from clusters import this_machine
     from operators.errors import LatentLakeError
-    from pipelines import lease
-    from pipelines.jobfile import parse_job
-    from pipelines.maintain import maintain_table
+    from pipelines.job.jobfile import parse_job
     from pipelines.run import run_job
+    from pipelines.state import lease
+    from pipelines.upkeep.maintain import maintain_table
 
     def progress(done: int, total: int) -> None:
         print(f"{time.time():.3f} {done}/{total}", flush=True)

@@ -13,7 +13,7 @@ from inspect import getattr_static
 from typing import Any
 
 from latentlake.storage import Storage
-from pipelines.spec import JobSpec
+from pipelines.job.spec import JobSpec
 
 Progress = Callable[[int, int], None]
 Moment = Callable[[JobSpec, Progress, int], Progress]
@@ -150,7 +150,7 @@ def torn_listing(spec: JobSpec, progress: Progress, seed: int) -> Progress:
 
         return write
 
-    replace("pipelines.listing:write_parquet", make)
+    replace("pipelines.planning.listing:write_parquet", make)
     return progress
 
 
@@ -161,7 +161,7 @@ def half_written_rejects(spec: JobSpec, progress: Progress, seed: int) -> Progre
         if name.endswith("__rejects") and rows.num_rows:
             die()
 
-    before("pipelines.ledger:append_rows", check)
+    before("pipelines.state.ledger:append_rows", check)
     return progress
 
 
@@ -190,16 +190,16 @@ def any_time(spec: JobSpec, progress: Progress, seed: int) -> Progress:
 
 
 UPKEEP: dict[str, Moment] = {
-    f"{name}-{when}": at(patch, f"pipelines.maintain:{name}")
+    f"{name}-{when}": at(patch, f"pipelines.upkeep.maintain:{name}")
     for name in ("compact", "settle_maintenance", "move_tags", "note_maintenance", "retire_versions", "remove_orphans")
     for when, patch in (("before", before), ("after", after))
 }
 EARLY: dict[str, Moment] = {
-    "listing": at(before, "pipelines.listing:write_parquet"),
+    "listing": at(before, "pipelines.planning.listing:write_parquet"),
     "listing-torn": torn_listing,
-    "listed": at(after, "pipelines.plan:write_listing"),
-    "work": at(before, "pipelines.plan:write_ids"),
-    "table-prepared": at(after, "pipelines.sinks.lance:prepare_table"),
+    "listed": at(after, "pipelines.planning.plan:write_listing"),
+    "work": at(before, "pipelines.planning.plan:write_ids"),
+    "table-prepared": at(after, "pipelines.publish.commit:prepare_table"),
     "manifest-torn": torn_manifest,
 }
 STREAM: dict[str, Moment] = {
@@ -211,16 +211,16 @@ STREAM: dict[str, Moment] = {
     "any-2": any_time,
 }
 LATE: dict[str, Moment] = {
-    "before-commit": at(before, "pipelines.sinks.lance:LanceDataset.commit"),
-    "in-commit": during("pipelines.sinks.lance:LanceDataset.commit", 0.004),
-    "after-commit": at(after, "pipelines.sinks.lance:LanceDataset.commit"),
+    "before-commit": at(before, "pipelines.publish.commit:LanceDataset.commit"),
+    "in-commit": during("pipelines.publish.commit:LanceDataset.commit", 0.004),
+    "after-commit": at(after, "pipelines.publish.commit:LanceDataset.commit"),
     "rejects-half": half_written_rejects,
     "rejects": at(after, "pipelines.run:Run._write_rejects"),
     "before-index": at(before, "pipelines.run:build_index"),
     "in-index": during("pipelines.run:build_index", 0.02),
     "after-index": at(after, "pipelines.run:build_index"),
     "before-tag": at(before, "pipelines.run:Run._tag"),
-    "in-tag": at(before, "pipelines.tags:set_tag"),
+    "in-tag": at(before, "pipelines.publish.tags:set_tag"),
     "after-tag": at(after, "pipelines.run:Run._tag"),
     "before-ledger": at(before, "pipelines.run:record_run"),
     "after-ledger": at(after, "pipelines.run:record_run"),

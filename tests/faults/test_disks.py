@@ -13,7 +13,7 @@ from job_maker import run, write_texts
 from worlds import EMBED, World, texts_of
 
 from operators.errors import LatentLakeError
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]

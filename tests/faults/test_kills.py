@@ -16,9 +16,9 @@ from moments import EARLY, LATE, MOMENTS
 from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kill_all, wait_for_workers
 from worlds import EMBED, World, Worlds, column_run, first_run, pruning_run, rebuilding_run
 
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_runs
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
+from pipelines.state.ledger import read_runs
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

@@ -21,7 +21,7 @@ from ray_cluster import RayCluster
 from worlds import EMBED, Worlds, first_run
 
 from clusters import ClusterProfile
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -107,11 +107,11 @@ def test_a_run_starves(worlds: Worlds, tmp_path: Path, caplog: pytest.LogCapture
                 ray.kill(holder)
 
     watcher = Watcher()
-    logging.getLogger("pipelines.embed").addHandler(watcher)
+    logging.getLogger("pipelines.flow.graph").addHandler(watcher)
     try:
         run_job(parse_job(job), ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=STALL_S))
     finally:
-        logging.getLogger("pipelines.embed").removeHandler(watcher)
+        logging.getLogger("pipelines.flow.graph").removeHandler(watcher)
         ray.kill(holder)
     assert told.is_set()
     assert "no task was at work" in caplog.text and "reading and writing wait for 0.25 CPUs" in caplog.text

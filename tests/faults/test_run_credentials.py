@@ -20,8 +20,8 @@ from processes import Driver
 from latentlake import retries
 from latentlake.storage import open_storage
 from operators.errors import SourceError
-from pipelines.embed import make_reader
-from pipelines.plan import Plan
+from pipelines.flow.graph import make_reader
+from pipelines.planning.plan import Plan
 from pipelines.sources.files import read_file
 
 TEXTS = {f"{number}.txt": f"text number {number}" for number in range(40)}
@@ -84,7 +84,7 @@ def test_keys_expire_in_the_middle_of_a_run(
         sent.append(ray.cloudpickle.dumps((plan, *stages)))
 
     monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
-    monkeypatch.setattr("pipelines.embed.embed_shards", embed)
+    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed)
     monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
     with_web_identity(aws, tmp_path, monkeypatch)
     aws.lifetime_s, aws.delay_s = 2, 0.03

@@ -11,8 +11,8 @@ from job_maker import check_accounting, run, write_texts
 from processes import Driver
 from worlds import World, texts_of
 
-from pipelines.manifest import finished_shards, unfinished_runs
-from pipelines.work import read_work
+from pipelines.planning.work import read_work
+from pipelines.state.manifest import finished_shards, unfinished_runs
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from source_maker import KINDS, ROWS, TABLE, TABLE_FORMATS, Store, list_all, mak
 
 from latentlake.storage import Storage, open_storage
 from operators.batch import ReadError, RowError
-from pipelines.reading import batch_of
+from pipelines.flow.reading import batch_of
 from pipelines.sources import _tables, source_class
 from pipelines.sources import files as files_module
 from pipelines.sources._bounds import GONE, OUTSIDE, is_below, version_of

@@ -21,9 +21,9 @@ from processes import Driver
 from worlds import EMBED, World, Worlds, pruning_run, second_run
 
 from operators.errors import SchemaMismatch, WriterConflict
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_runs
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
+from pipelines.state.ledger import read_runs
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

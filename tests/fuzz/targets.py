@@ -18,7 +18,7 @@ from operators.batch import make_batch
 from operators.chain import Chain, reject_empty
 from operators.errors import LatentLakeError, SpecError
 from operators.limits import HELD_BYTES
-from pipelines.reading import batch_of, hash_objects
+from pipelines.flow.reading import batch_of, hash_objects
 from pipelines.sources import source_class
 from pipelines.sources._tables import TableSource, scan_file, types_of_files
 from pipelines.sources.base import LISTING_SCHEMA, as_listing

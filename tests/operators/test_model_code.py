@@ -14,7 +14,7 @@ from operators.batch import make_batch, object_array
 from operators.embedders.sentence_transformers import Config
 from operators.errors import ModelNotFound, SpecError
 from operators.model_files import downloads_if
-from pipelines.jobfile import parse_yaml
+from pipelines.job.jobfile import parse_yaml
 
 pytest.importorskip("sentence_transformers")
 import torch

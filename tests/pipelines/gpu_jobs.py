@@ -10,7 +10,7 @@ from typing import Any
 from job_maker import make_job, rows_of, write_texts
 
 from operators.errors import LatentLakeError
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 HASHING = {"column": "h", "family": "hashing", "dim": 16}

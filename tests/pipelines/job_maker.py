@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import latentlake
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 HASHING = {"column": "h", "family": "hashing", "dim": 64, "pool": {"min": 1, "max": 1}}

@@ -18,8 +18,8 @@ from job_maker import make_job, write_texts
 
 from clusters import ClusterProfile
 from operators.errors import LatentLakeError
-from pipelines.cluster import AUTHENTICATION
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
+from pipelines.ray_connection import AUTHENTICATION
 from pipelines.run import run_job
 
 PROFILE = ClusterProfile(cpus=2, gpus=0, object_store_mb=100)

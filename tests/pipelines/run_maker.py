@@ -13,18 +13,19 @@ from lance import LanceDataset
 
 from clusters import this_machine
 from latentlake.storage import Storage
-from pipelines.embed import make_reader
-from pipelines.embedding import EmbedShard, EmbedTask, drops
-from pipelines.jobfile import parse_job
-from pipelines.lease import Lease, hold_table
-from pipelines.ledger import WORK_FOLDER, open_dataset
-from pipelines.manifest import finished_shards, write_manifest
-from pipelines.plan import Plan, make_plan
-from pipelines.run import plan_run
-from pipelines.sinks.columns import MergeColumns
-from pipelines.sinks.lance import WriteShard, prepare_table, write_mode
-from pipelines.spec import JobSpec
-from pipelines.tally import Tally, read_records
+from pipelines.flow.columns import MergeColumns
+from pipelines.flow.embedding import EmbedShard, EmbedTask, drops
+from pipelines.flow.graph import make_reader
+from pipelines.flow.writing import WriteShard, write_mode
+from pipelines.job.jobfile import parse_job
+from pipelines.job.spec import JobSpec
+from pipelines.planning.plan import Plan, make_plan
+from pipelines.publish.commit import prepare_table
+from pipelines.publish.tally import Tally, read_records
+from pipelines.resume import plan_run
+from pipelines.state.lease import Lease, hold_table
+from pipelines.state.ledger import WORK_FOLDER, open_dataset
+from pipelines.state.manifest import finished_shards, write_manifest
 
 SUMMARY = {"run_id": "r", "counts": {}, "rows_written": 0, "fingerprints": {}}
 
@@ -32,13 +33,13 @@ SUMMARY = {"run_id": "r", "counts": {}, "rows_written": 0, "fingerprints": {}}
 def leave_ray_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs do their work in this process, without Ray."""
     monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
-    monkeypatch.setattr("pipelines.embed.embed_shards", embed_here)
-    monkeypatch.setattr("pipelines.embed.merge_columns", merge_here)
+    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed_here)
+    monkeypatch.setattr("pipelines.flow.graph.merge_columns", merge_here)
     monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
 
 
 def embed_here(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, int]]:
-    """What `pipelines.embed.embed_shards` does, without Ray."""
+    """What `pipelines.flow.graph.embed_shards` does, without Ray."""
     reader = make_reader(plan, version, shards)
     stages = []
     for embed, pool, drop in zip(plan.spec.embed, plan.pools, drops(plan.spec.embed), strict=True):
@@ -64,7 +65,7 @@ def writer(plan: Plan, attempt: str) -> WriteShard:
 
 
 def merge_here(plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -> None:
-    """What `pipelines.embed.merge_columns` does, without Ray."""
+    """What `pipelines.flow.graph.merge_columns` does, without Ray."""
     work = tuple((fragment, tuple(names)) for fragment, names in sorted(patches.items()))
     merge = MergeColumns(plan.spec.table.lake, plan.spec.table.name, version, plan.place, work)
     merge(pa.table({"id": list(range(len(work)))}))

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.errors import AccountingError
-from pipelines.accounting import Counts, count_run, count_shard
-from pipelines.changes import Carried, Changes
-from pipelines.shard import Origin, Status, pack, unpack
+from pipelines.flow.counts import Counts, count_shard
+from pipelines.flow.shard import Origin, Status, pack, unpack
+from pipelines.publish.accounting import count_run
+from pipelines.state.manifest import Carried, Changes
 
 E, R, U, X, T = Origin.EMBEDDED, Origin.REUSED, Origin.UNCHANGED, Origin.REJECTED, Origin.TO_EMBED
 

@@ -11,7 +11,7 @@ import pytest
 from job_maker import HASHING, make_job, open_table, run, write_texts
 
 from operators.errors import FingerprintMismatch, InvalidSpec, SpecError
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 
 TEXTS = {f"{n}.txt": f"text number {n} about subject {n % 7} and {n * n}" for n in range(300)}
 pytestmark = pytest.mark.usefixtures("here")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from latentlake.table import REJECTS_SCHEMA
 from operators.errors import LatentLakeError
-from pipelines.changes import INCOMPLETE, WORK_SCHEMA, Carried, Changes, Comparison, Retry, table_objects
+from pipelines.planning.changes import INCOMPLETE, WORK_SCHEMA, Comparison, table_objects
 from pipelines.sources.base import LISTING_SCHEMA, as_listing
+from pipelines.state.manifest import Carried, Changes, Retry
 
 COLUMNS = ("a", "b")
 
@@ -199,7 +200,7 @@ def test_an_object_of_the_table_that_cannot_be_listed_stays_rejected():
 
 
 def test_work_in_pieces_keeps_the_order_of_the_listing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.changes.LISTING_ROWS", 7)
+    monkeypatch.setattr("pipelines.planning.changes.LISTING_ROWS", 7)
     names = [f"o{k * 37 % 100}" for k in range(100)]
     found = changes_of([entry(n) for n in names], [entry(n) for n in names[::3]], dict.fromkeys(names, "h"))
     assert found.entries["object_id"].to_pylist() == names
@@ -217,7 +218,7 @@ def test_what_cannot_be_read_raises_its_own_error():
 
 INTERRUPTED = """
 import os, signal, time
-from pipelines.changes import Comparison
+from pipelines.planning.changes import Comparison
 from pipelines.sources.base import as_listing
 
 def endless():

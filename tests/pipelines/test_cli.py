@@ -18,7 +18,7 @@ import yaml
 from job_maker import HASHING, make_job, run, write_texts
 from run_maker import cut_short, held, lake_of
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
 
@@ -57,7 +57,7 @@ def write_job(folder: Path, **sections: Any) -> Path:
 def test_help_and_validate_load_neither_ray_nor_torch(tmp_path: Path) -> None:
     job = write_job(tmp_path)
     program = (
-        "import sys\nfrom pipelines.cli import main\n"
+        "import sys\nfrom pipelines.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
         "print(sorted({'ray', 'torch', 'lance', 'transformers'} & set(sys.modules)), code)"
     )

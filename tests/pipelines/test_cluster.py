@@ -14,8 +14,8 @@ import pytest
 
 from clusters import Capacity, ClusterProfile, Node, machine_capacity
 from operators.errors import ClusterError
-from pipelines import cluster
-from pipelines.cluster import address_of, capacity_of, living_capacity, reached, running_ray
+from pipelines import ray_connection as cluster
+from pipelines.ray_connection import address_of, capacity_of, living_capacity, reached, running_ray
 
 OWN_PROCESS = Path(__file__).parent / "own_process.py"
 

@@ -13,7 +13,7 @@ import pytest
 from latentlake.storage import Storage, open_storage
 from operators.batch import Batch
 from operators.embedders.hashing import Config
-from pipelines.embedding import (
+from pipelines.flow.embedding import (
     EmbedShard,
     EmbedTask,
     bare_rate,
@@ -23,11 +23,11 @@ from pipelines.embedding import (
     invalid_vectors,
     is_out_of_memory,
 )
-from pipelines.journal import DIED, Journal
-from pipelines.pools import Pool
-from pipelines.reading import ReadShard
-from pipelines.shard import Origin, Status, pack, prepared_columns, unpack
-from pipelines.spec import EmbedSpec
+from pipelines.flow.reading import ReadShard
+from pipelines.flow.shard import Origin, Status, pack, prepared_columns, unpack
+from pipelines.job.spec import EmbedSpec
+from pipelines.planning.pools import Pool
+from pipelines.state.journal import DIED, Journal
 
 E, R, U, X, T = Origin.EMBEDDED, Origin.REUSED, Origin.UNCHANGED, Origin.REJECTED, Origin.TO_EMBED
 POOL = Pool("v", 1, 1, 1, 0.5, 0, 1, "cpu")
@@ -423,7 +423,7 @@ def test_copy_repeats_without_repeats():
 
 def test_the_bare_rate_is_the_models(monkeypatch: pytest.MonkeyPatch):
     clock = iter(np.arange(0, 1000, 0.5))
-    monkeypatch.setattr("pipelines.embedding.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("pipelines.flow.embedding.time.perf_counter", lambda: float(next(clock)))
     embedder = Marking()
     rate = bare_rate(embedder, {"value": np.arange(4.0), "cost": np.full(4, 10)}, 20)
     # Two batches of two rows, each half a second by the clock above, which is read once more at the end.

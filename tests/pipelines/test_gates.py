@@ -12,11 +12,11 @@ from job_maker import run as run_job
 from run_maker import cut_short, lake_of
 
 from operators.errors import GateRefused
-from pipelines.changes import Retry
-from pipelines.gates import RUN_REJECTS
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_report, read_runs
+from pipelines.job.jobfile import parse_job
+from pipelines.publish.gates import RUN_REJECTS
 from pipelines.run import run_job as run_with
+from pipelines.state.ledger import read_report, read_runs
+from pipelines.state.manifest import Retry
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -17,7 +17,7 @@ from job_maker import make_job, write_texts
 from clusters import Capacity, Node
 from operators.embedders._torch import check_device
 from operators.errors import PoolUnschedulable, SpecError
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
 
 GPU_JOBS = Path(__file__).parent / "gpu_jobs.py"
@@ -52,7 +52,9 @@ def test_gpus_that_are_not_there_are_told(steps: dict[str, dict[str, Any]]):
 
 
 def test_a_cluster_without_gpus_refuses_the_job_at_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.plan.capacity_of", lambda profile: Capacity((Node(4, 0, 8000), Node(4, 0, 8000))))
+    monkeypatch.setattr(
+        "pipelines.planning.plan.capacity_of", lambda profile: Capacity((Node(4, 0, 8000), Node(4, 0, 8000)))
+    )
     source = write_texts(tmp_path / "in", {"a.txt": "a"})
     for share in (1, 0.25):
         job = make_job(tmp_path, source, embed=[{"column": "h", "family": "hashing", "pool": {"num_gpus": share}}])

@@ -112,7 +112,7 @@ def test_json_and_parquet_agree_on_what_both_have():
 
 
 def test_the_bytes_stay_as_they_are():
-    """A change here would write every row of every table again: raise `hashes.HASH_SCHEME` with it."""
+    """A change here would write every row of every table again: raise `values.hashing.HASH_SCHEME` with it."""
     row = parse_line(
         b'{"b": [1, 2.5, null], "a": "\xc3\xbc", "c": {"y": true, "x": -0.0}, "d": 0.12345678901234567890}'
     )

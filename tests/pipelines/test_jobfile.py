@@ -15,7 +15,7 @@ import yaml
 from operators.chain import Chain, Step
 from operators.embedders.hashing import Config
 from operators.errors import InvalidSpec
-from pipelines.jobfile import load_job, parse_job, parse_yaml
+from pipelines.job.jobfile import load_job, parse_job, parse_yaml
 
 GOOD = {
     "name": "products",
@@ -374,7 +374,7 @@ def test_validation_loads_neither_engines_nor_models():
     families = ({"family": "sentence_transformers", "model": "m"}, {"family": "hashing"})
     job = {**GOOD, "embed": [{"column": "words", **families[0]}, {"column": "more", **families[1]}]}
     code = (
-        "import json, sys; from pipelines.jobfile import parse_job; parse_job(json.loads(sys.argv[1]));"
+        "import json, sys; from pipelines.job.jobfile import parse_job; parse_job(json.loads(sys.argv[1]));"
         "print(json.dumps(sorted(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code, json.dumps(job)], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import LatentLakeError
-from pipelines.journal import ATTEMPTS_FOLDER, MAX_FRUITLESS, Journal, forgive
+from pipelines.state.journal import ATTEMPTS_FOLDER, MAX_FRUITLESS, Journal, forgive
 
 IDS = ["a", "b", "c", "d", "e"]
 ALL = np.arange(len(IDS))

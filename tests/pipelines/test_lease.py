@@ -23,8 +23,8 @@ from damage_maker import DAMAGE
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import Unreadable, WriterConflict
-from pipelines import lease as module
-from pipelines.lease import (
+from pipelines.state import lease as module
+from pipelines.state.lease import (
     KEPT,
     LEASE_FOLDER,
     TTL_S,
@@ -44,7 +44,7 @@ import sys, time
 from pathlib import Path
 from latentlake.storage import open_storage
 from operators.errors import WriterConflict
-from pipelines.lease import Lease
+from pipelines.state.lease import Lease
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)
 try:

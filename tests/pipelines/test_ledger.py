@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from latentlake.storage import Storage, open_storage
-from pipelines.ledger import (
+from pipelines.state.ledger import (
     RUNS_SCHEMA,
     RUNS_TABLE,
     find_base_run,
@@ -125,7 +125,7 @@ def test_runs_of_a_table_newest_first(lake: Storage):
 def test_lines_that_are_written_at_the_same_time_are_all_there(
     lake: Storage, monkeypatch: pytest.MonkeyPatch, there: bool
 ):
-    monkeypatch.setattr("pipelines.lease.POLL_S", 0.05)
+    monkeypatch.setattr("pipelines.state.lease.POLL_S", 0.05)
     if there:
         record_run(lake, run("r0"))
     start = threading.Barrier(4)

@@ -15,7 +15,7 @@ from job_maker import check_accounting, make_job, open_table, rows_of, run, writ
 from pydantic import ValidationError
 from source_maker import Store, list_all
 
-from pipelines.jobfile import load_job
+from pipelines.job.jobfile import load_job
 from pipelines.run import run_job
 from pipelines.sources import source_class
 from pipelines.sources._names import LEAVE_OUT, LEFT_OUT, literal, name_matcher

@@ -11,7 +11,7 @@ import pytest
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import SourceError
-from pipelines.listing import known_files, read_listing, write_listing, write_parquet
+from pipelines.planning.listing import known_files, read_listing, write_listing, write_parquet
 from pipelines.sources import source_class
 from pipelines.sources.base import LISTING_SCHEMA
 
@@ -97,7 +97,7 @@ def test_objects_that_are_files_need_no_index(tmp_path: Path):
 
 def test_a_file_of_many_entries_is_known_over_parts(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipelines.sources._tables.LISTING_ROWS", 2)
-    monkeypatch.setattr("pipelines.listing.LISTING_ROWS", 2)
+    monkeypatch.setattr("pipelines.planning.listing.LISTING_ROWS", 2)
     known = known_of(source, tmp_path)
     assert len(list((tmp_path / "listing").iterdir())) == 4
     first = whole(open_storage(str(tmp_path / "listing")))

@@ -18,11 +18,11 @@ from run_maker import cut_short, held, lake_of, work_folder
 
 from latentlake.indexes import describe_indexes
 from operators.errors import AccountingError, NotFound, WriterConflict
-from pipelines import maintain as module
-from pipelines.ledger import open_dataset, read_runs
-from pipelines.maintain import maintain_table
-from pipelines.manifest import described_runs, settle_maintenance, unfinished_runs, write_manifest
-from pipelines.run import can_go_on
+from pipelines.resume import can_go_on
+from pipelines.state.ledger import open_dataset, read_runs
+from pipelines.state.manifest import described_runs, settle_maintenance, unfinished_runs, write_manifest
+from pipelines.upkeep import maintain as module
+from pipelines.upkeep.maintain import maintain_table
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -307,7 +307,7 @@ def test_a_run_that_cannot_go_on_is_discarded_with_its_files(tmp_path: Path):
 def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_path: Path, how: dict[str, Any]):
     from run_maker import SUMMARY, tally_of
 
-    from pipelines.sinks.lance import commit
+    from pipelines.publish.commit import commit
 
     job, plan = cut_short_job(tmp_path, None)
     with held(job) as lease, tally_of(plan) as tally:

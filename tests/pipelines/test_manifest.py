@@ -19,14 +19,18 @@ from run_maker import cut_short, lake_of, merge_here, open_lance, plan_of, resol
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import GateRefused, Unreadable
-from pipelines.changes import Carried, Changes, Retry
-from pipelines.hashes import HASH_SCHEME
-from pipelines.journal import ATTEMPTS_FOLDER, Journal
-from pipelines.ledger import record_run
-from pipelines.manifest import (
+from pipelines.flow.columns import MERGED_FOLDER
+from pipelines.planning.plan import resume_key
+from pipelines.resume import clear_folder, discard, plan_run
+from pipelines.state.journal import ATTEMPTS_FOLDER, Journal
+from pipelines.state.ledger import record_run
+from pipelines.state.manifest import (
     MANIFEST,
     SHARDS_FOLDER,
+    Carried,
+    Changes,
     Manifest,
+    Retry,
     described_runs,
     finished_shards,
     read_manifest,
@@ -35,10 +39,8 @@ from pipelines.manifest import (
     unreadable_runs,
     write_manifest,
 )
-from pipelines.plan import resume_key
-from pipelines.rollback import roll_back
-from pipelines.run import clear_folder, discard, plan_run
-from pipelines.sinks.columns import MERGED_FOLDER
+from pipelines.upkeep.rollback import roll_back
+from pipelines.values.hashing import HASH_SCHEME
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -335,7 +337,7 @@ def test_a_note_that_cannot_be_read_says_nothing(tmp_path: Path, damage: str):
 
 
 def test_a_fresh_run_discards_the_one_that_was_cut_short(tmp_path: Path):
-    from pipelines.jobfile import parse_job
+    from pipelines.job.jobfile import parse_job
     from pipelines.run import run_job as run_with
 
     job = sharded(tmp_path)

@@ -14,7 +14,7 @@ from job_maker import check_accounting, make_job, open_table, rows_of, run, writ
 
 import latentlake
 from operators.errors import InvalidSpec
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 from pipelines.sources import source_class
 from pipelines.sources._partitions import partitions_of
 

@@ -12,9 +12,9 @@ from lance import LanceDataset
 from run_maker import lake_of, plan_of, resolved
 
 from operators.errors import SpecError
-from pipelines.changes import Retry
-from pipelines.ledger import open_dataset
-from pipelines.plan import choose_base, make_plan
+from pipelines.planning.plan import choose_base, make_plan
+from pipelines.state.ledger import open_dataset
+from pipelines.state.manifest import Retry
 
 pytestmark = pytest.mark.usefixtures("here")
 

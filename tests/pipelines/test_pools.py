@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from clusters import Capacity, ClusterProfile, Node
 from operators.embedders.hashing import Config
 from operators.errors import PoolUnschedulable
-from pipelines.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
-from pipelines.spec import EmbedSpec, PoolSpec
+from pipelines.job.spec import EmbedSpec, PoolSpec
+from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 
 NOTHING = Capacity((Node(1),))  # is there beside what the profile states
 

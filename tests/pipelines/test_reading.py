@@ -18,12 +18,12 @@ from PIL import Image
 from latentlake.storage import Storage
 from operators.chain import Chain
 from operators.embedders.hashing import Config
-from pipelines.changes import WORK_SCHEMA, Comparison, table_objects
-from pipelines.jobfile import parse_job
-from pipelines.journal import DIED, Journal
-from pipelines.reading import ReadShard
-from pipelines.shard import Origin, Status, prepared_batch, unpack
-from pipelines.spec import JobSpec
+from pipelines.flow.reading import ReadShard
+from pipelines.flow.shard import Origin, Status, prepared_batch, unpack
+from pipelines.job.jobfile import parse_job
+from pipelines.job.spec import JobSpec
+from pipelines.planning.changes import WORK_SCHEMA, Comparison, table_objects
+from pipelines.state.journal import DIED, Journal
 
 
 def blake(content: bytes) -> str:
@@ -437,7 +437,7 @@ def test_images_are_decoded_a_few_at_a_time_with_the_same_result(
         return finish(self, piece, *how)
 
     monkeypatch.setattr(ReadShard, "_finish_piece", counted)
-    monkeypatch.setattr("pipelines.reading.HELD_BYTES", limit)
+    monkeypatch.setattr("pipelines.flow.reading.HELD_BYTES", limit)
     status, grouped = read(job)
     assert (sum(sizes), max(sizes)) == (9, most)
     assert (status.rejects, status.reads, status.read_bytes) == (whole.rejects, whole.reads, whole.read_bytes)

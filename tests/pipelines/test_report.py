@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import actors_over_time, most_actors, throughput
-from pipelines.tally import Tally
+from pipelines.publish.report import actors_over_time, most_actors, throughput
+from pipelines.publish.tally import Tally
 
 
 def stage(name: str, began: float, ended: float, **facts: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_shards_that_were_taken_over_count_their_rows_and_not_their_time():
 
 
 def test_what_records_add_up_to(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.tally.PIECE", 2)
+    monkeypatch.setattr("pipelines.publish.tally.PIECE", 2)
     names = ["a", "it's", "ü\n世", "d", "e"]
     records = [
         record(

@@ -13,12 +13,12 @@ from run_maker import held, lake_of, resolved
 
 from latentlake.storage import open_storage
 from operators.errors import NotFound, SpecError, WriterConflict
-from pipelines.changes import Retry
-from pipelines.jobfile import parse_job
-from pipelines.ledger import open_dataset, record_run
-from pipelines.retry import at_lake, stored_job
-from pipelines.rollback import roll_back
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job as run_with
+from pipelines.state.ledger import open_dataset, record_run
+from pipelines.state.manifest import Retry
+from pipelines.upkeep.rollback import roll_back
+from pipelines.upkeep.stored_jobs import at_lake, stored_job
 
 TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(8)}
 

@@ -13,7 +13,7 @@ from model_maker import write_model
 from typer.testing import CliRunner
 
 from operators.errors import FingerprintMismatch
-from pipelines.cli import app
+from pipelines.cli.main import app
 
 COMMITS = ("1" * 40, "2" * 40)
 pytestmark = pytest.mark.usefixtures("here")

@@ -48,7 +48,7 @@ def test_a_second_run_does_nothing_and_does_not_import_ray(tmp_path: Path) -> No
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     program = (
         "import sys, json\n"
-        "from pipelines.jobfile import load_job\nfrom pipelines.run import run_job\n"
+        "from pipelines.job.jobfile import load_job\nfrom pipelines.run import run_job\n"
         "report = run_job(load_job(sys.argv[1]))\n"
         "assert 'ray' not in sys.modules and 'torch' not in sys.modules\n"
         "assert report['counts']['unchanged'] == 40 and report['counts']['embedded'] == 0, report\n"

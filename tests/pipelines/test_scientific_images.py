@@ -11,7 +11,7 @@ import pytest
 from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, run
 
 from operators.errors import InvalidSpec
-from pipelines.jobfile import parse_job
+from pipelines.job.jobfile import parse_job
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "operators"))
 from galaxies import draw, npy_bytes

@@ -17,10 +17,10 @@ from job_maker import HASHING, make_job, open_table, run
 
 from latentlake.storage import open_storage
 from operators.errors import InvalidSpec
-from pipelines.cli import parse_options
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_runs
-from pipelines.manifest import described_runs
+from pipelines.cli.options import parse_options
+from pipelines.job.jobfile import parse_job
+from pipelines.state.ledger import read_runs
+from pipelines.state.manifest import described_runs
 
 KEY, SECRET = "AKIAPLANTEDKEY00EVIL", "plantedSecret+that/is=nowhere00"
 

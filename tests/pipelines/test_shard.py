@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from latentlake.storage import open_storage
 from operators.batch import Batch, object_array
-from pipelines.shard import (
+from pipelines.flow.shard import (
     Origin,
     Status,
     bisecting,
-    cut_shards,
     pack,
     prepared_batch,
     prepared_columns,
@@ -28,7 +27,8 @@ from pipelines.shard import (
     vectors_of,
     write_record,
 )
-from pipelines.spec import ShardSpec
+from pipelines.job.spec import ShardSpec
+from pipelines.planning.work import cut_shards
 
 
 def through_ipc(table: pa.Table) -> pa.Table:

@@ -21,12 +21,12 @@ from run_maker import SUMMARY, cut_short, embed_here, held, lake_of, plan_of, re
 
 from clusters import this_machine
 from operators.errors import AccountingError, LatentLakeError, WriterConflict
-from pipelines.lease import LEASE_FOLDER, entry_name, read_last
-from pipelines.ledger import WORK_FOLDER, open_dataset, read_runs
-from pipelines.manifest import finished_shards
-from pipelines.plan import Plan, make_plan
-from pipelines.shard import Origin, Status, pack, read_record
-from pipelines.sinks.lance import commit, find_commit, prepare_table
+from pipelines.flow.shard import Origin, Status, pack, read_record
+from pipelines.planning.plan import Plan, make_plan
+from pipelines.publish.commit import commit, find_commit, prepare_table
+from pipelines.state.lease import LEASE_FOLDER, entry_name, read_last
+from pipelines.state.ledger import WORK_FOLDER, open_dataset, read_runs
+from pipelines.state.manifest import finished_shards
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -244,7 +244,7 @@ def test_what_fails_because_the_lease_was_lost_says_so(tmp_path: Path, monkeypat
         place.child(LEASE_FOLDER).put_if_absent(entry_name(taken.number), json.dumps(asdict(taken)).encode())
         raise FileNotFoundError("a shard's work")
 
-    monkeypatch.setattr("pipelines.embed.embed_shards", fail)
+    monkeypatch.setattr("pipelines.flow.graph.embed_shards", fail)
     before = read_runs(lake_of(job), "t")
     with pytest.raises(WriterConflict, match="took the table over"):
         run_job(job)

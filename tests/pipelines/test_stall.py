@@ -19,12 +19,13 @@ from run_maker import embed_here
 
 from clusters import Capacity, ClusterProfile, Node
 from operators.errors import ClusterError
-from pipelines import embed, stall
-from pipelines.jobfile import parse_job
-from pipelines.plan import Plan
+from pipelines.flow import graph as embed
+from pipelines.flow import stall
+from pipelines.flow.stall import Stalled, Watch, at_work, watched
+from pipelines.job.jobfile import parse_job
+from pipelines.job.spec import JobSpec
+from pipelines.planning.plan import Plan
 from pipelines.run import run_job
-from pipelines.spec import JobSpec
-from pipelines.stall import Stalled, Watch, at_work, watched
 
 # signs of life
 

@@ -20,11 +20,20 @@ from run_maker import lake_of, open_lance, work_folder
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import WriterConflict
-from pipelines import tags
-from pipelines.lease import ENDED, LEASE_FOLDER, Lease, entry_name, hold_table, read_last
-from pipelines.maintain import maintain_table
-from pipelines.rollback import roll_back
-from pipelines.tags import TAGS_FOLDER, Mark, move_tag, note_names, read_marks, set_tag, settle_tags, versions_of
+from pipelines.publish import tags
+from pipelines.publish.tags import (
+    TAGS_FOLDER,
+    Mark,
+    move_tag,
+    note_names,
+    read_marks,
+    set_tag,
+    settle_tags,
+    versions_of,
+)
+from pipelines.state.lease import ENDED, LEASE_FOLDER, Lease, entry_name, hold_table, read_last
+from pipelines.upkeep.maintain import maintain_table
+from pipelines.upkeep.rollback import roll_back
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from run_maker import plan_of
 from latentlake.storage import open_storage
 from operators.batch import make_batch, map_rows
 from operators.pulse import LISTENERS, beat, heard_by
-from pipelines import watchdog
-from pipelines.journal import Journal
-from pipelines.reading import DEATHS_OF_FILE, ReadShard, faults_of
-from pipelines.shard import unpack
-from pipelines.watchdog import Watchdog
+from pipelines.flow import watchdog
+from pipelines.flow.reading import DEATHS_OF_FILE, ReadShard, faults_of
+from pipelines.flow.shard import unpack
+from pipelines.flow.watchdog import Watchdog
+from pipelines.state.journal import Journal
 
 # An attempt at objects a, b, c and d, which hangs in one way or another; it prints what it has done.
 ATTEMPT = """
@@ -29,8 +29,8 @@ import numpy as np
 from latentlake.storage import open_storage
 from operators.batch import make_batch, map_rows
 from pipelines import watchdog
-from pipelines.journal import Journal
-from pipelines.watchdog import Watchdog
+from pipelines.state.journal import Journal
+from pipelines.flow.watchdog import Watchdog
 
 watchdog.GRACE_S = 1.0
 ids = ["a", "b", "c", "d"]
@@ -110,7 +110,7 @@ def test_dead_objects_are_rejects_that_say_why(tmp_path: Path):
     plan = plan_of(make_job(tmp_path, write_jsonl(tmp_path / "a.jsonl", rows)))
     Journal(plan.place, "000000000-read").__enter__()
     reader = ReadShard(plan.spec, plan.place, (), None, False)
-    from pipelines.work import read_work
+    from pipelines.planning.work import read_work
 
     with Journal(plan.place, "000000000-read") as journal:
         journal._note.dead = ["r1"]

@@ -12,8 +12,8 @@ import pytest
 from job_maker import make_job, run, write_texts
 
 import latentlake
-from pipelines import cli
-from pipelines.wording import as_command
+from pipelines.cli import main as cli
+from pipelines.cli.wording import as_command
 
 ROOT = Path(latentlake.__file__).parent.parent
 # What nobody types on a command line: calls and keywords of Python.

@@ -191,11 +191,11 @@ def make_jobs(lake: Path) -> dict[str, dict[str, Any]]:
 
 def run(job: Mapping[str, Any], killed_after: int = 0) -> None:
     """Run a job in this process, without Ray; with `killed_after`, die without a word when so many shards are finished."""
-    import run_maker  # of the tests of the release
-
     import pipelines.embed
-    import pipelines.run
+    import run_maker  # of the tests of the release
     from pipelines.jobfile import parse_job
+
+    import pipelines.run
 
     def progress(done: int, total: int) -> None:
         nonlocal calls

@@ -14,7 +14,7 @@ from test_upgrade import KILLED, command, run
 
 from latentlake.provenance import FIELD_KEY
 from operators.errors import LatentLakeError, Unreadable
-from pipelines.ledger import sql_string
+from pipelines.state.ledger import sql_string
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from operators.errors import FingerprintMismatch
 from operators.preprocess import find_operator, operators_by_name
-from pipelines.cli import app
-from pipelines.jobfile import parse_job
-from pipelines.ledger import read_runs
-from pipelines.manifest import described_runs
+from pipelines.cli.main import app
+from pipelines.job.jobfile import parse_job
 from pipelines.run import run_job
+from pipelines.state.ledger import read_runs
+from pipelines.state.manifest import described_runs
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -1,0 +1,139 @@
+"""Commands on jobs: validate, plan, run and retry them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from operators.errors import LatentLakeError
+from pipelines.cli.options import (
+    AsJson,
+    ClusterFile,
+    JobFile,
+    LakeUri,
+    Options,
+    Overrides,
+    TableName,
+    Wait,
+    app,
+    load_profile,
+    parse_options,
+)
+from pipelines.cli.printing import ProgressLine, print_facts, print_report, print_rows
+
+
+@app.command()
+def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (typer reads the default)
+    """Find every mistake of a job file, each with its place and the remedy. Starts nothing."""
+    from pipelines.job.jobfile import load_job
+
+    spec = load_job(job, overrides)
+    models = ", ".join(f"{embed.column} ({embed.config.family})" for embed in spec.embed)
+    print(
+        f"{job}: valid. {spec.modality} objects from {spec.source.uri} to {spec.table.uri}/{spec.table.name}: {models}."
+    )
+
+
+@app.command()
+def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
+    """Say what a run would read, what is unchanged, its stages and pools. Writes nothing."""
+    from latentlake.storage import open_storage
+    from pipelines.job.jobfile import load_job
+    from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
+
+    spec, profile = load_job(job, overrides), load_profile(cluster)
+    with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
+        described = describe_plan(make_plan(resolve_models(spec), profile, open_storage(folder)))
+    described["warnings"] = warnings_of(spec)
+    if as_json:
+        print(json.dumps(described))
+    else:
+        print_facts(described)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster: ClusterFile = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard a run that was cut short, rather than go on with it.")
+    ] = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job, or go on with a run of it that was cut short. With --json the last line is one JSON object, its report."""
+    from pipelines.job.jobfile import load_job
+
+    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait)
+
+
+@app.command()
+def retry(
+    uri: LakeUri,
+    table: TableName,
+    stage: Annotated[str | None, typer.Option(help="Only what was rejected at this stage.")] = None,
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="FILE", help="The job, where the stored one will not do.")
+    ] = None,
+    cluster: ClusterFile = None,
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Try again what the last run rejected, and nothing else. What now succeeds enters the table."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.job.jobfile import load_job
+    from pipelines.state.manifest import Retry
+    from pipelines.upkeep.stored_jobs import at_lake, stored_job
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    spec = stored_job(lake, table) if job is None else at_lake(load_job(job), lake, table)
+    run_and_print(spec, cluster, as_json, wait=wait, retry=Retry(stage))
+
+
+def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) -> None:
+    """Run a job and print its report."""
+    from pipelines.run import run_job
+
+    profile = load_profile(cluster)
+    try:
+        with ProgressLine(sys.stderr.isatty()) as progress:
+            report = run_job(spec, profile, progress.update, **how)
+    except LatentLakeError as failure:
+        if as_json and failure.report is not None:
+            print(json.dumps(failure.report))
+        raise
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print_report(report, f"{spec.table.uri}/{spec.table.name}")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the model families: ready, or what to install; and the presets. Loads none of them."""
+    from latentlake import get_available_embedders
+
+    found = get_available_embedders()
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [
+        {
+            "family": one["family"],
+            "modalities": ", ".join(one["modalities"]),
+            "status": one["status"] if one["install"] is None else f"{one['status']}: {one['install']}",
+            "covers": one["covers"],
+            "presets": ", ".join(one["presets"]),
+        }
+        for one in found
+    ]
+    print_rows(rows, False)

@@ -1,0 +1,36 @@
+"""The command line: `latentlake`, and `python -m pipelines`. Commands on jobs, and commands on the tables they made."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+
+from operators.errors import LatentLakeError
+from pipelines.cli import jobs, tables, upkeep  # noqa: F401 (each adds its commands)
+from pipelines.cli.options import app
+from pipelines.cli.wording import as_command
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message on stderr and their exit code; an interrupt (Typer's doing) is 130."""
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
+    signal.signal(
+        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
+    )  # ends a run as Ctrl-C does: to go on later
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except LatentLakeError as failure:
+        print(f"{type(failure).__name__}: {as_command(str(failure))}", file=sys.stderr)
+        sys.exit(failure.exit_code)
+    except OSError as failure:  # a full disk, a store that does not answer: no mistake of ours to be traced
+        from operators.batch import describe
+
+        print(describe(failure), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The application, and the arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from operators.errors import InvalidSpec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distributed embedding jobs that people can trust: objects in, versioned and searchable LanceDB tables out.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).")]
+
+
+Overrides = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the job.")]
+
+
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="Cluster profile (YAML), see docs/job.md.")
+]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+LakeUri = Annotated[str, typer.Argument(metavar="URI", help="The lake: a folder, or s3://bucket/prefix.")]
+
+
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+
+
+Tag = Annotated[str | None, typer.Option(help="Read the version that this tag marks (default: prod, if it is there).")]
+
+
+Version = Annotated[int | None, typer.Option(help="Read this version.")]
+
+
+Options = Annotated[
+    list[str], typer.Option("--option", metavar="NAME=VALUE", help="Storage option of the lake; env:NAME for secrets.")
+]
+
+
+Wait = Annotated[bool, typer.Option("--wait", help="Wait where another writer holds the table.")]
+
+
+def open_lake(uri: str, options: list[str], **trust: Any) -> Any:
+    """The lake at `uri`, with storage options written as NAME=VALUE; `trust` is what `connect` takes beside."""
+    import latentlake
+
+    return latentlake.connect(uri, parse_options(options), **trust)
+
+
+def parse_options(options: list[str]) -> dict[str, str]:
+    """Options written as NAME=VALUE. Raises `InvalidSpec`: a secret among them would be read by whoever lists processes."""
+    from latentlake.storage import is_reference, is_secret
+
+    pairs = [option.partition("=") for option in options]
+    if wrong := [name for name, found, _ in pairs if not found]:
+        raise InvalidSpec([f"--option {wrong[0]}: write NAME=VALUE."], "options")
+    if secret := [name for name, _, value in pairs if is_secret(name) and not is_reference(value)]:
+        raise InvalidSpec([f"--option {secret[0]}: a secret is given as env:NAME or file:PATH."], "options")
+    return {name: value for name, _, value in pairs}
+
+
+def open_table(uri: str, table: str, tag: str | None, version: int | None, options: list[str], **trust: Any) -> Any:
+    """A table of the lake at `uri`, at a tag or version."""
+    return open_lake(uri, options, **trust).open(table, tag=tag, version=version)
+
+
+def load_profile(path: Path | None) -> Any:
+    """The cluster profile in a file. What it leaves out, or all without a file, is found where the job runs."""
+    from clusters import ClusterProfile
+    from pipelines.job.jobfile import load_section
+
+    return ClusterProfile() if path is None else load_section(ClusterProfile, path)

@@ -1,0 +1,165 @@
+"""Commands that read tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.options import (
+    AsJson,
+    LakeUri,
+    Options,
+    TableName,
+    Tag,
+    Version,
+    app,
+    open_lake,
+    open_table,
+    parse_options,
+)
+from pipelines.cli.printing import print_facts, print_rich, print_rows
+
+
+@app.command()
+def search(
+    uri: LakeUri,
+    table: TableName,
+    query: Annotated[str | None, typer.Argument(help="The text to search for.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    column: Annotated[str | None, typer.Option(help="Vector column to search; needed where several fit.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL filter, applied before the search.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Search with this image instead of a text.")] = None,
+    row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
+    exact: Annotated[bool, typer.Option(help="Leave the index unused.")] = False,
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--model", metavar="NAME=PATH", help="Place of a model on this machine, by revision, column or path."
+        ),
+    ] = [],  # noqa: B006
+    allow_downloads: Annotated[
+        bool, typer.Option("--allow-downloads", help="Fetch a model that the table names.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
+    ] = False,
+    allow_hosts: Annotated[
+        list[str],
+        typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
+    ] = [],  # noqa: B006
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Search a table by text, image or row."""
+    trust = {"allow_downloads": allow_downloads, "trust_remote_code": trust_remote_code, "allow_hosts": allow_hosts}
+    found = open_table(uri, table, tag, version, options, models=parse_options(models), **trust).search(
+        image or query, id=row, k=k, column=column, where=where, exact=exact
+    )
+    if as_json:
+        print(json.dumps(found.to_list(), default=str))
+    else:
+        print_rich(found)
+
+
+@app.command()
+def tables(uri: LakeUri, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the tables of a lake."""
+    names = open_lake(uri, options).tables()
+    print(json.dumps(names) if as_json else "\n".join(names) or "no tables")
+
+
+@app.command()
+def show(
+    uri: LakeUri,
+    table: TableName,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show a table: schema, where its vectors come from, counts, indexes, tags."""
+    found = open_table(uri, table, tag, version, options)
+    described = {
+        "table": found.name,
+        "version": found.version,
+        "tags": found.tags(),
+        "rows": found.count(),
+        "schema": {field.name: str(field.type) for field in found.schema},
+        "columns": {column: describe_column(found, column) for column in found.columns}
+        | {column: {"unreadable": why} for column, why in found.unreadable.items()},
+        "indexes": [vars(index) for index in found.indexes()],
+        "rejects": found.rejects().num_rows,
+    }
+    if as_json:
+        print(json.dumps(described))
+    else:
+        print_facts(described)
+
+
+@app.command()
+def versions(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the versions of a table, with their tags and the runs that made them."""
+    rows = [
+        {
+            "version": v.version,
+            "time": v.timestamp.isoformat(timespec="seconds"),
+            "rows": v.rows,
+            "tags": ", ".join(v.tags),
+            "run_id": v.run_id or "",
+        }
+        for v in open_table(uri, table, None, None, options).versions()
+    ]
+    print_rows(rows, as_json)
+
+
+@app.command()
+def rejects(
+    uri: LakeUri,
+    table: TableName,
+    limit: Annotated[int, typer.Option(help="How many to print.")] = 50,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """List the objects that are not in the table, and why: also those of a run that published nothing."""
+    found = open_lake(uri, options).rejects(table)
+    rows = found.slice(0, limit).to_pylist()
+    print_rows(rows, as_json)
+    if not as_json and found.num_rows > limit:
+        print(f"… and {found.num_rows - limit} more (--limit).")
+
+
+@app.command()
+def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the runs of a table: state, counts, versions; also the one under way, and those that can go on."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.state.lease import find_holder
+    from pipelines.state.ledger import WORK_FOLDER
+    from pipelines.state.manifest import described_runs
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    holder = find_holder(lake.child(WORK_FOLDER, table))
+    found = described_runs(lake, table, holder is not None)
+    if not found:
+        open_lake(uri, options).open(table)  # raises `NotFound`, naming the tables that there are
+    print_rows(found, as_json)
+
+
+def describe_column(table: Any, column: str) -> dict[str, Any]:
+    """What `show` says of a vector column."""
+    provenance = table.provenance(column)
+    identity = dict(provenance.identity)
+    return {
+        "fingerprint": provenance.fingerprint,
+        "dimension": provenance.dimension,
+        "metric": provenance.metric,
+        "vectors": table.count(f"{column} IS NOT NULL"),
+        "run_id": provenance.run_id,
+        **{name: identity[name] for name in ("family", "model", "revision", "dtype", "preprocess") if name in identity},
+    }

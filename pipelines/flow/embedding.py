@@ -1,0 +1,291 @@
+"""The model stage of the flow: an actor with the weights of one model, which fills one vector column of each shard."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from latentlake.stored import to_stored
+from operators.batch import Batch, describe
+from operators.batching import form_batches
+from operators.embedders.base import Embedder
+from operators.pulse import beat
+from pipelines.flow.reading import ReadShard, reject, set_column
+from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
+from pipelines.flow.stall import at_work
+from pipelines.flow.watchdog import Watchdog
+from pipelines.job.spec import EmbedSpec, LimitSpec
+from pipelines.planning.pools import Pool
+from pipelines.planning.work import read_work
+from pipelines.state.journal import Journal
+
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|bad_alloc", re.IGNORECASE)
+NORM_TOLERANCE = 1e-2  # of a normalised vector's length; float16 keeps three digits
+SAMPLE_ROWS = 96  # of each shard that the sample is drawn from
+CALIBRATION_S = 3.0  # how long an actor times its model on the sample
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """What the actors of one pool are told."""
+
+    embed: EmbedSpec
+    pool: Pool
+    drop: tuple[str, ...]  # prepared keys that no later model needs
+    reader: ReadShard  # with which an actor draws its sample, so that no data travels with the task
+    sampled: tuple[int, ...]  # shards to draw from
+    pulse: Any = None  # where actors at work say so; see `stall`
+    start_s: float = 900  # how long a model may take to load
+    object_timeout_s: float = (
+        LimitSpec().object_timeout_s
+    )  # of a batch; where it takes longer, its rows are tried alone
+
+
+class EmbedShard:
+    """Holds one model and embeds shards with it."""
+
+    def __init__(self, task: EmbedTask) -> None:
+        self.task = task
+        self.budget = task.embed.batch_cost or task.embed.config.batch_cost(task.pool.device)
+        with at_work(task.pulse, task.start_s):
+            self._load(task)
+
+    def _load(self, task: EmbedTask) -> None:
+        began = time.time()
+        self.embedder: Embedder = task.embed.config.load(task.pool.device, task.pool.threads)
+        self.load_s = time.time() - began
+        self.actor = ray.get_runtime_context().get_actor_id()
+        # An actor that died as it began is begun again under its name; what killed it may be a row of the sample.
+        with (
+            Journal(task.reader.place, f"load-{task.embed.column}-{self.actor}") as journal,
+            Watchdog(journal, task.object_timeout_s),
+        ):
+            self.bare_rate = None if journal.careful else bare_rate(self.embedder, draw_sample(task), self.budget)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
+        with at_work(self.task.pulse) as further:
+            return self._embed(block, further)
+
+    def _embed(self, block: pa.Table, further: Callable[[], None]) -> pa.Table:
+        began = time.time()
+        status, rows = unpack(block)
+        column, key = self.task.embed.column, self.task.embed.config.preparation_key()
+        origins = rows[f"origin.{column}"].to_numpy().copy()
+        todo = np.flatnonzero(origins == Origin.TO_EMBED)
+        vectors, model_s = vectors_of(rows[column]), 0.0
+        if len(todo):
+            prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
+            with (
+                Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal,
+                Watchdog(journal, self.task.object_timeout_s),
+            ):
+                model_began = time.perf_counter()
+                made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids, further)
+                model_s = time.perf_counter() - model_began
+            stored = to_stored(made, self.task.embed.dtype)
+            checked = made if self.task.embed.dtype == "binary" else stored  # of bits nobody can tell
+            reasons |= invalid_vectors(checked, self.task.embed.config.normalize, set(reasons))
+            for at, reason in reasons.items():
+                status.rejects.append(reject(rows, int(todo[at]), column, "embed", reason))
+            vectors[todo] = stored
+            origins[todo] = Origin.EMBEDDED
+            origins[todo[list(reasons)]] = Origin.REJECTED
+        copy_repeats(rows, column, vectors, origins, status)
+        rows = set_column(rows, column, vector_array(vectors, origins != Origin.REJECTED))
+        rows = set_column(rows, f"origin.{column}", pa.array(origins))
+        unused = [n for n in rows.column_names if n.startswith(tuple(f"prepared.{key}." for key in self.task.drop))]
+        status.time(
+            "embed",
+            began,
+            column=column,
+            rows=int((origins[todo] == Origin.EMBEDDED).sum()),
+            model_s=model_s,
+            actor=self.actor,
+            bare_rate=self.bare_rate,
+            budget=self.budget,
+            measured=getattr(self.embedder, "measured", {}),
+        )
+        return pack(status, rows.drop_columns(unused))
+
+
+def embed_rows(
+    embedder: Embedder,
+    prepared: Batch,
+    budget: int,
+    journal: Journal,
+    ids: Sequence[str],
+    further: Callable[[], None] = lambda: None,
+) -> tuple[np.ndarray, dict[int, str], int]:
+    """Vectors float32 (n, dim) of prepared rows, why rows have none, by row, and the budget that batches may keep to.
+
+    A batch on which the model raises is tried again, then halved until the bad rows stand alone. Where memory ran out and
+    no row alone is to blame, the budget is halved for all batches to come. Rows that killed their process have no vector.
+    `further` is called for each batch.
+    """
+    total = len(prepared["cost"])
+    reasons = {row: journal.fault_of(ids[row]) for row in np.flatnonzero(journal.is_dead(ids)).tolist()}
+    vectors: np.ndarray | None = None
+    exhausted = False
+
+    def keep(rows: np.ndarray, made: np.ndarray) -> None:
+        """Put the vectors of some rows in their places."""
+        nonlocal vectors
+        further()
+        if vectors is None:
+            vectors = np.zeros((total, made.shape[1]), dtype=np.float32)
+        vectors[rows] = made
+
+    def work(rows: np.ndarray) -> None:
+        """Embed some rows; raises what the model raises."""
+        nonlocal exhausted
+        beat()
+        try:
+            keep(rows, embedder.embed(rows_of(prepared, rows)))
+        except Exception as failure:
+            exhausted |= is_out_of_memory(failure)
+            raise
+
+    def give_up(row: int, failure: Exception) -> None:
+        reasons[row] = describe(failure)
+
+    living = np.array([row for row in range(total) if row not in reasons], dtype=np.int64)
+    waiting = deque(living[batch] for batch in form_batches(prepared["cost"][living], budget))
+    if getattr(embedder, "runs_ahead", False) and not journal.careful:
+        for batch, made in run_ahead(embedder, prepared, waiting):
+            keep(batch, made)
+    while waiting:
+        batch = waiting.popleft()
+        exhausted, known = False, len(reasons)
+        for unit in journal.units(batch, ids):
+            bisecting(unit, work, give_up)
+        if exhausted and len(reasons) == known and len(batch) > 1:
+            budget = max(1, budget // 2)
+            log.warning("out of memory: batches are halved, to a cost of %d", budget)
+            rest = np.concatenate([batch[:0], *waiting])
+            waiting = deque(rest[batch] for batch in form_batches(prepared["cost"][rest], budget))
+    return np.zeros((total, 1), dtype=np.float32) if vectors is None else vectors, reasons, budget
+
+
+def run_ahead(embedder: Any, prepared: Batch, waiting: deque[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches taken off `waiting`, with their vectors: each is begun while a GPU works at the one before.
+
+    Ends at the first that raises, which is put back with all that are left, for the caller to look at one by one.
+    """
+    begun: tuple[np.ndarray, Callable[[], np.ndarray]] | None = None
+    try:
+        while waiting:
+            beat()
+            following = waiting[0], embedder.begin(rows_of(prepared, waiting[0]))
+            if begun is not None:
+                yield begun[0], begun[1]()
+            begun = following
+            waiting.popleft()
+        if begun is not None:
+            yield begun[0], begun[1]()
+    except Exception as failure:  # whatever it is, it is raised again by the batch alone
+        log.warning("a batch failed, and is tried again by itself: %s", describe(failure))
+        if begun is not None:
+            waiting.appendleft(begun[0])
+
+
+def rows_of(prepared: Batch, rows: np.ndarray) -> Batch:
+    """Some of the prepared rows."""
+    return {name: values[rows] for name, values in prepared.items()}
+
+
+def is_out_of_memory(failure: Exception) -> bool:
+    """Whether memory ran out, on the CPU or the GPU; what the GPU's allocator holds in reserve is then given back."""
+    if not isinstance(failure, MemoryError) and not OUT_OF_MEMORY.search(f"{type(failure).__name__}: {failure}"):
+        return False
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return True
+
+
+def invalid_vectors(vectors: np.ndarray, normalized: bool, known: set[int]) -> dict[int, str]:
+    """Why vectors (n, dim) must not reach the table, by row: not finite, all zero, or not of length 1 where it is due."""
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    finite = np.isfinite(vectors).all(axis=1)
+    found = {}
+    for row in np.flatnonzero(~finite | (norms == 0) | (normalized & (np.abs(norms - 1) > NORM_TOLERANCE))).tolist():
+        if row not in known:
+            reason = (
+                "is not finite" if not finite[row] else "is zero" if norms[row] == 0 else f"has length {norms[row]:.4f}"
+            )
+            found[row] = f"the vector {reason}"
+    return found
+
+
+def copy_repeats(rows: pa.Table, column: str, vectors: np.ndarray, origins: np.ndarray, status: Status) -> None:
+    """Give rows that repeat an earlier row's content that row's vector, or its reject; in place."""
+    waiting = np.flatnonzero((origins == Origin.REUSED) & rows[column].is_null().to_numpy())
+    if not len(waiting):
+        return
+    hashes = rows["content_hash"].to_pylist()
+    first = {hashes[row]: row for row in np.flatnonzero(np.isin(origins, (Origin.EMBEDDED, Origin.REJECTED)))[::-1]}
+    for row in waiting:
+        source = first[hashes[row]]
+        vectors[row] = vectors[source]
+        if origins[source] == Origin.REJECTED:
+            origins[row] = Origin.REJECTED
+            status.rejects.append(reject(rows, int(row), column, "embed", "rejected with the row of the same content"))
+
+
+def draw_sample(task: EmbedTask) -> Batch:
+    """Prepared rows of a few shards, spread over the work; empty where these have none to embed."""
+    key = task.embed.config.preparation_key()
+    found = []
+    for shard in task.sampled:
+        work = read_work(task.reader.place, shard)
+        entries = np.unique(np.linspace(0, work.num_rows - 1, SAMPLE_ROWS).astype(int))
+        _, rows = unpack(task.reader.read(shard, work.take(pa.array(entries))))
+        cost = f"prepared.{key}.cost"
+        if cost in rows.column_names and len(ready := np.flatnonzero(rows[cost].is_valid().to_numpy())):
+            found.append(prepared_batch(rows, key, ready))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else {}
+
+
+def bare_rate(embedder: Embedder, sample: Batch, budget: int) -> float | None:
+    """Rows a second that the model alone embeds, from a sample of the job's rows; None without a sample.
+
+    All actors of a pool time it at once, while nothing else runs, so that the sum is what this machine's model can do.
+    """
+    if not len(sample.get("cost", ())):
+        return None
+    batches = form_batches(sample["cost"], budget)
+    order = np.random.default_rng(0).permutation(len(batches))
+    try:
+        embedder.embed(rows_of(sample, batches[order[0]]))  # the first call warms up
+        began, rows = time.perf_counter(), 0
+        for index in order:
+            beat()
+            embedder.embed(rows_of(sample, batches[index]))
+            rows += len(batches[index])
+            if time.perf_counter() - began > CALIBRATION_S:
+                break
+    except Exception as failure:  # of a row of the sample, which answers for it in the stream
+        log.warning("the model's own rate could not be measured: %s", describe(failure))
+        return None
+    return rows / max(time.perf_counter() - began, 1e-9)
+
+
+def drops(embeds: tuple[EmbedSpec, ...]) -> list[tuple[str, ...]]:
+    """For each model, the prepared keys that no later model needs."""
+    keys = [embed.config.preparation_key() for embed in embeds]
+    return [() if key in keys[index + 1 :] else (key,) for index, key in enumerate(keys)]

@@ -1,0 +1,165 @@
+"""The job: what is read, how it is prepared, which models embed it, where it goes. Data, frozen, checked as a whole."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from latentlake.indexes import IndexType
+from latentlake.storage import Storage, open_storage
+from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
+from operators.chain import Chain
+from operators.decode import embedded_as
+from operators.embedders.base import EmbedderConfig
+from operators.errors import SpecError
+from pipelines.sources.base import SourceConfig
+
+
+class Section(BaseModel):
+    """A part of a job: frozen, and no key is taken that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class PoolSpec(Section):
+    """Actors of one model. What is None is planned from the machine or the cluster's profile."""
+
+    min: int | None = Field(default=None, ge=1)
+    initial: int | None = Field(default=None, ge=1)
+    max: int | None = Field(default=None, ge=1)
+    num_cpus: float | None = Field(default=None, gt=0)  # Ray's logical CPUs of an actor; its threads are apart from it
+    num_gpus: float | None = Field(default=None, ge=0)
+    threads: int | None = Field(default=None, ge=1)  # CPU threads of the model's library in an actor
+
+    @model_validator(mode="after")
+    def ordered(self) -> PoolSpec:
+        """`min <= initial <= max`, as far as they are given."""
+        given = [n for n in (self.min, self.initial, self.max) if n is not None]
+        if given != sorted(given):
+            raise ValueError("min <= initial <= max must hold")
+        return self
+
+
+class EmbedSpec(Section):
+    """One vector column: the model that fills it, how it is stored, its pool."""
+
+    column: str
+    config: EmbedderConfig
+    dtype: StoredDtype = "float32"
+    batch_cost: int | None = Field(default=None, ge=1)
+    pool: PoolSpec = PoolSpec()
+
+
+class TableSpec(Section):
+    """The table that the job writes. `prune` deletes rows whose object is gone from the source."""
+
+    uri: str
+    name: str
+    mode: Literal["incremental", "rebuild"] = "incremental"
+    prune: bool = False
+    storage_options: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def lake(self) -> Storage:
+        """The place that holds the table."""
+        return open_storage(self.uri, self.storage_options)
+
+
+class IndexSpec(Section):
+    """How a vector column is searched: its metric (None: the usual one of its dtype), and the index that speeds it up."""
+
+    column: str
+    metric: Metric | None = None
+    type: IndexType = "auto"
+
+
+class GateSpec(Section):
+    """What must hold for a version to be published. Shares, 0 to 1."""
+
+    max_reject_rate: float = Field(default=0.05, ge=0, le=1)  # of the objects listed
+    max_rows_removed: float = Field(default=0.1, ge=0, le=1)  # of the objects in the table
+    min_recall: float | None = Field(default=None, ge=0, le=1)  # @10 of an index against exact search
+
+
+class PublishSpec(Section):
+    """The tag that readers follow; None: the table is left untagged."""
+
+    tag: str | None = Field(default="prod", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+class ShardSpec(Section):
+    """Bounds of a shard, the slice that flows from read to write as one block."""
+
+    max_rows: int = Field(default=2048, ge=1)
+    max_mb: int = Field(default=64, ge=1)  # of prepared rows, estimated
+
+
+class LimitSpec(Section):
+    """How long one object may take before its process is ended, and it is rejected."""
+
+    object_timeout_s: float = Field(default=600, gt=0, le=86_400)
+
+
+class JobSpec(Section):
+    """A whole job. Made by `pipelines.job.jobfile`, which finds every mistake at once."""
+
+    name: str
+    modality: str
+    source: SourceConfig
+    chain: Chain
+    embed: tuple[EmbedSpec, ...]
+    table: TableSpec
+    index: tuple[IndexSpec, ...] = ()
+    gates: GateSpec = GateSpec()
+    publish: PublishSpec = PublishSpec()
+    shard: ShardSpec = ShardSpec()
+    limits: LimitSpec = LimitSpec()
+
+    @property
+    def columns(self) -> list[str]:
+        """The job's vector columns, in its order."""
+        return [embed.column for embed in self.embed]
+
+    def metric(self, column: str) -> str:
+        """Metric that a column is searched with."""
+        given = next((index.metric for index in self.index if index.column == column), None)
+        return given or next(default_metric(embed.dtype) for embed in self.embed if embed.column == column)
+
+    def index_type(self, column: str) -> IndexType:
+        """Kind of index wanted for a column."""
+        return next((index.type for index in self.index if index.column == column), "auto")
+
+    def resolved(self) -> JobSpec:
+        """The job with every model looked up: revisions pinned, dimensions known.
+
+        Raises `ModelNotFound`, `SpecError` (vectors that cannot be stored as the job wants, a model of another modality).
+        """
+        embeds = tuple(e.model_copy(update={"config": e.config.resolve()}) for e in self.embed)
+        kind = embedded_as(self.modality)
+        for embed in embeds:
+            stored_length(embed.dtype, embed.config.dimension)
+            if kind not in embed.config.takes:
+                raise SpecError(
+                    f"the model of column '{embed.column}' ({embed.config.family}) takes {', '.join(sorted(embed.config.takes))}, "
+                    f"and the job's modality is '{self.modality}'."
+                )
+        return self.model_copy(update={"embed": embeds})
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as `parse_job` takes it, with local paths made absolute. Secrets are references in it, as in the job itself."""
+        source, table = self.source, self.table
+        return {
+            "name": self.name,
+            "modality": self.modality,
+            "source": {**source.model_dump(mode="json"), "uri": source.storage.lance_uri},
+            **({"decode": dict(self.chain.decode)} if self.chain.decode else {}),
+            "preprocess": self.chain.to_json()["steps"],
+            "embed": [
+                {**e.model_dump(mode="json", exclude={"config"}), **e.config.model_dump(mode="json")}
+                for e in self.embed
+            ],
+            "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
+            "index": [index.model_dump(mode="json") for index in self.index],
+            **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
+        }

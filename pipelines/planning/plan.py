@@ -1,0 +1,351 @@
+"""A run, thought through before anything starts: what is read, what is unchanged, which pools, which columns."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from clusters import Capacity, ClusterProfile
+from latentlake.provenance import columns_of, fingerprint_of
+from latentlake.storage import Storage
+from latentlake.stored import stored_bytes
+from operators.embedders.base import short_hash
+from operators.errors import GateRefused, SourceError, SpecError
+from operators.model_files import unpinned_model
+from pipelines.job.spec import JobSpec
+from pipelines.planning.changes import Comparison, table_objects
+from pipelines.planning.listing import known_files, read_listing, write_listing
+from pipelines.planning.pools import Pool, plan_pools
+from pipelines.planning.schema import check_columns, metadata_fields, parts_of, table_schema
+from pipelines.planning.work import GONE, LEFT, write_ids, write_work
+from pipelines.ray_connection import capacity_of
+from pipelines.sources._looks import bounded_looks
+from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
+from pipelines.state.manifest import Changes, Manifest, Retry
+from pipelines.values.hashing import HASH_SCHEME
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs to know. `base` is the table's version that it builds on; None: there is no table."""
+
+    run_id: str
+    spec: JobSpec  # resolved
+    profile: ClusterProfile
+    capacity: Capacity  # what it was planned with
+    pools: tuple[Pool, ...]
+    base_version: int | None
+    base_run: BaseRun | None
+    restores: bool  # the base is older than the newest version, which readers were taken back from
+    unpublished: bool  # the newest version is not what the tag marks, and was never published: it is gated again
+    changes: Changes
+    fields: tuple[pa.Field, ...]  # metadata columns
+    schema: pa.Schema  # of the table after the run
+    new_fields: tuple[pa.Field, ...]  # columns that the table does not have yet
+    shards: tuple[int, ...]  # objects of each
+    place: Storage  # folder of this run
+    listing: str  # folder of the listing, below the table's folder of work
+    retry: Retry | None = None  # nothing but these earlier rejects is worked on
+    resumed: Manifest | None = None  # of the run that this one goes on with
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether the run writes every row anew and drops all that the table held."""
+        return replaces_all(self.spec, self.base_version)
+
+    @property
+    def removes(self) -> int:
+        """How many objects of the table, gone from the source, are deleted: none while a file cannot be listed that may hold them."""
+        prunes = self.spec.table.prune and self.retry is None and not self.changes.unlisted
+        return self.changes.gone if prunes else 0
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether an object must be written although its content is what the table holds: all are, or it has new columns."""
+        return self.replaces_all or bool(self.new_fields)
+
+    @property
+    def patched(self) -> tuple[str, ...]:
+        """Columns that are merged into the table's fragments, for objects that have not changed; none: such objects are written anew."""
+        vectors = {name for column in self.spec.columns for name in parts_of(self.spec, column)}
+        names = tuple(field.name for field in self.new_fields)
+        return names if set(names) <= vectors and set(names) & set(self.spec.columns) and not self.replaces_all else ()
+
+    @property
+    def state_key(self) -> str:
+        """Equal for two runs whose objects have the same rows if their contents are the same."""
+        return state_key(self.spec, self.fields)
+
+    def manifest(self, version: int | None, started_at: float) -> Manifest:
+        """What has to be known to go on with this run, which writes for `version` of the table."""
+        return Manifest(
+            run_id=self.run_id,
+            table=self.spec.table.name,
+            job=self.spec.name,
+            resume_key=resume_key(self.spec, self.retry),
+            state_key=self.state_key,
+            started_at=started_at,
+            base_version=self.base_version,
+            version=version,
+            listing=self.listing,
+            retry=self.retry,
+            shards=self.shards,
+            changes=self.changes,
+            fields=pa.schema(self.fields),
+            new_fields=pa.schema(self.new_fields),
+            schema=self.schema,
+            spec=self.spec.to_json(),
+            hash_scheme=HASH_SCHEME,
+        )
+
+
+def replaces_all(spec: JobSpec, base_version: int | None) -> bool:
+    """See `Plan.replaces_all`."""
+    return base_version is None or spec.table.mode == "rebuild"
+
+
+def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
+    """See `Plan.state_key`."""
+    fingerprints = {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
+    metadata = [(field.name, str(field.type)) for field in fields]
+    return short_hash({"source": spec.source.identity(), "columns": fingerprints, "metadata": metadata})
+
+
+def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
+    """Equal for two jobs of which one may finish what the other began: what is read, how, by which models, to where."""
+    scheme = {"hash": HASH_SCHEME} if HASH_SCHEME > 1 else {}
+    return short_hash(
+        {
+            **scheme,
+            "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
+            "columns": fingerprints_of(spec),
+            "table": spec.table.model_dump(mode="json", exclude={"storage_options", "uri"}),
+            "retry": None if retry is None else asdict(retry),
+        }
+    )
+
+
+def fingerprints_of(spec: JobSpec) -> dict[str, str]:
+    """Fingerprint of each of a job's columns. The job must be resolved."""
+    return {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
+
+
+def new_run_id() -> str:
+    """Name of a run: when it began (UTC), and six hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def resolve_models(spec: JobSpec) -> JobSpec:
+    """The job with its models looked up; see `JobSpec.resolved`.
+
+    A hub model without a `revision` is the one that the table's column was made by, as long as the column is not rebuilt: what
+    the hub calls newest changes overnight, a column does not.
+    """
+    table = open_dataset(spec.table.lake, spec.table.name)
+    stored = {} if table is None or spec.table.mode == "rebuild" else columns_of(table.schema)
+    embeds = []
+    for embed in spec.embed:
+        model, known = unpinned_model(embed.config), stored.get(embed.column)
+        if model is not None and known is not None and known.embedder.get("model") == model:
+            pinned = embed.config.model_copy(update={"revision": known.embedder["revision"]})
+            embed = embed.model_copy(update={"config": pinned})
+        embeds.append(embed)
+    return spec.model_copy(update={"embed": tuple(embeds)}).resolved()
+
+
+def warnings_of(spec: JobSpec) -> list[str]:
+    """What a job, not yet resolved, leaves to chance."""
+    return [
+        f"column '{embed.column}': no `revision` of hub model '{model}' is pinned; the first run takes the newest, and the "
+        "table keeps to it from then on"
+        for embed in spec.embed
+        if (model := unpinned_model(embed.config)) is not None
+    ]
+
+
+def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = None, retry: Retry | None = None) -> Plan:
+    """List the source, compare with the table, and plan the run of a resolved job.
+
+    Writes nothing but the listing and the work, below `place` (default: the run's own folder). With `retry` nothing is
+    listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
+    another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
+    """
+    capacity = capacity_of(profile)
+    pools = tuple(plan_pools(spec.embed, capacity))
+    run_id = new_run_id()
+    lake, name = spec.table.lake, spec.table.name
+    place = place or lake.child(WORK_FOLDER, name, run_id)
+    base = choose_base(spec, open_dataset(lake, name))
+    if base.table is not None:
+        check_columns(spec, base.table.schema)
+    base_version = None if base.table is None else int(base.table.version)
+    base_run = find_base_run(lake, name, base_version) if base_version is not None else None
+    previous = lake.child(WORK_FOLDER, name, base_run.listing) if base_run else None
+    rebuild, source = spec.table.mode == "rebuild", spec.source.beside(lake)
+    if retry is not None and (previous is None or base_run is None or rebuild):
+        raise SpecError(f"table '{name}' has no run whose rejects could be tried again. Run its job.")
+    try:
+        with Comparison() as comparison, bounded_looks(spec.limits.object_timeout_s):
+            listing = previous if retry and previous else place.child("listing")
+            if retry is None:
+                write_listing(source, known_files(None if rebuild else previous, source), listing)
+            comparison.load(read_listing(listing))
+            fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
+            stored = None if rebuild or base.table is None else base.table.schema
+            schema = table_schema(spec, fields, stored, run_id)
+            new_fields = tuple(f for f in schema if stored is not None and f.name not in stored.names)
+            # A column of the same job that is new was dropped by someone: no row has it, whatever that run has written.
+            same_job = base_run is not None and base_run.state_key == state_key(spec, fields)
+            known = same_job and not rebuild and not new_fields
+            if retry is not None and not known:
+                raise SpecError(
+                    f"the job that table '{name}' was last written by is another one. Run this job as a whole."
+                )
+            changes = comparison.find_changes(
+                read_listing(previous) if known and previous else None,
+                table_objects(base.table, () if known or rebuild else spec.columns),
+                read_rejects(lake, name),
+                spec.columns,
+                retry,
+                source.own if source.uri_is_object else None,
+            )
+            if 0 < changes.unlisted == changes.listed:
+                raise no_file_listed(spec, comparison)
+            shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
+            write_ids(place, GONE, comparison.gone())
+            write_ids(place, LEFT, comparison.left())
+    except BaseException:  # of any kind: nobody will look for this run's folder again
+        place.remove()
+        raise
+    return Plan(
+        run_id=run_id,
+        spec=spec,
+        profile=profile,
+        capacity=capacity,
+        pools=pools,
+        base_version=base_version,
+        base_run=base_run,
+        restores=base.restores,
+        unpublished=base.unpublished,
+        changes=changes,
+        fields=fields,
+        schema=schema,
+        new_fields=new_fields,
+        shards=shards,
+        place=place,
+        listing=base_run.listing if retry and base_run else f"{run_id}/listing",
+        retry=retry,
+    )
+
+
+def no_file_listed(spec: JobSpec, comparison: Comparison) -> SourceError:
+    """The error for a source none of whose files can be listed: it is not what the job takes it for."""
+    first = next(comparison.entries()).slice(0, 1).to_pylist()[0]
+    return SourceError(
+        f"none of the files of the source '{spec.source.uri}' can be listed. The first, '{first['object_id']}', "
+        f"{first['error']}.\n  Is `kind: {spec.source.kind}` right?"
+    )
+
+
+def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest) -> Plan:
+    """The plan of a run that was cut short, as its manifest tells it; pools, gates and tag are the job's of now."""
+    capacity = capacity_of(profile)
+    return Plan(
+        run_id=manifest.run_id,
+        spec=spec,
+        profile=profile,
+        capacity=capacity,
+        pools=tuple(plan_pools(spec.embed, capacity)),
+        base_version=manifest.base_version,
+        base_run=None,
+        restores=False,
+        unpublished=True,
+        changes=manifest.changes,
+        fields=tuple(manifest.fields),
+        schema=manifest.schema,
+        new_fields=tuple(manifest.new_fields),
+        shards=manifest.shards,
+        place=manifest.place(spec.table.lake),
+        listing=manifest.listing,
+        retry=manifest.retry,
+        resumed=manifest,
+    )
+
+
+@dataclass(frozen=True)
+class Base:
+    """The version of a table that a run builds on; see `Plan`."""
+
+    table: lance.LanceDataset | None
+    restores: bool = False
+    unpublished: bool = False
+
+
+def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
+    """The newest version, or the one that the job's tag was taken back to.
+
+    A newest version that the tag does not mark was either left behind by a run that did not get to publish it, which the
+    next run makes up for, or published once and found bad since: then the run builds on what readers have instead.
+    """
+    tag = spec.publish.tag
+    if newest is None or tag is None:
+        return Base(newest)
+    tags = newest.tags.list()
+    if tag not in tags:
+        return Base(newest, unpublished=True)
+    marked = int(tags[tag]["version"])
+    if marked == newest.version:
+        return Base(newest)
+    if was_published(spec.table.lake, spec.table.name, newest.version, tag) and spec.table.mode != "rebuild":
+        log.warning("tag '%s' was taken back to version %d: the run builds on that", tag, marked)
+        return Base(newest.checkout_version(marked), restores=True)
+    return Base(newest, unpublished=True)
+
+
+def check_removal(plan: Plan) -> None:
+    """Refuse to delete more of the table than the job's gate allows. Raises `GateRefused`."""
+    if plan.changes.unlisted and plan.spec.table.prune:
+        log.warning("%d files could not be listed: nothing is pruned, see the rejects", plan.changes.unlisted)
+    deletes = plan.removes > 0 or (plan.replaces_all and plan.base_version is not None)
+    limit, share = plan.spec.gates.max_rows_removed, plan.changes.gone_share
+    if deletes and plan.retry is None and plan.resumed is None and share > limit:
+        raise GateRefused(
+            f"{plan.changes.gone} of the table's {plan.changes.in_table} objects ({share:.1%}) are gone from the source; "
+            f"gates.max_rows_removed allows {limit:.1%}. Nothing was published.\n"
+            "  Check the source; if it is right, raise the gate for this run: --set gates.max_rows_removed=1."
+        )
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON-able values, for `latentlake plan`."""
+    changes, spec = plan.changes, plan.spec
+    row_bytes = sum(stored_bytes(e.dtype, e.config.dimension) for e in spec.embed) + 200
+    return {
+        "job": spec.name,
+        "table": f"{spec.table.uri}/{spec.table.name}",
+        "mode": spec.table.mode,
+        "base_version": plan.base_version,
+        "objects": changes.listed,
+        "left_out": changes.left_out,
+        "to_read": changes.work,
+        "bytes_to_read": changes.work_bytes,
+        "unchanged": {column: carried.unchanged for column, carried in changes.carried.items()},
+        "gone": changes.gone,
+        "shards": len(plan.shards),
+        "stages": [
+            {"stage": "read", "decode": spec.modality, "preprocess": [s.op for s in spec.chain.steps]},
+            *({"stage": "embed", **pool.to_json()} for pool in plan.pools),
+            {"stage": "write", "new_columns": [field.name for field in plan.new_fields]},
+        ],
+        "dimensions": {e.column: e.config.dimension for e in spec.embed},
+        "fingerprints": fingerprints_of(spec),
+        "estimated_mb_written": round(changes.work * row_bytes / 2**20, 1),
+    }

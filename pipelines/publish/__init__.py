@@ -1,0 +1,1 @@
+"""From finished shards to a version that readers see: accounting, gates, commit, index, tag, report."""

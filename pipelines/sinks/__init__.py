@@ -1,1 +1,0 @@
-"""Where a flow ends, one file a sink."""

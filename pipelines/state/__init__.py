@@ -1,0 +1,1 @@
+"""What a lake remembers of its runs, and who may write to a table."""

@@ -1,0 +1,1 @@
+"""Work on tables beside runs: maintenance, going back, stored jobs."""

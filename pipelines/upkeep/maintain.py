@@ -1,0 +1,268 @@
+"""Upkeep of a table: few large files, merged indexes, no old versions, no orphans. See ADR 4.
+
+It holds the table's lease, so that it never meets a running job; readers keep what they have opened, or follow the tag.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any, NotRequired
+
+import lance
+from lance.commit import CommitConflictError
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
+from latentlake.indexes import describe_indexes, measure_recall, merge_index
+from latentlake.provenance import columns_of
+from latentlake.storage import Storage
+from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
+from pipelines.flow.columns import read_merged
+from pipelines.planning.plan import new_run_id
+from pipelines.publish.commit import find_commit, named_files
+from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
+from pipelines.publish.tally import readable_records
+from pipelines.resume import cut_short, discard
+from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
+from pipelines.state.ledger import RUNS_TABLE, SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
+from pipelines.state.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
+
+log = logging.getLogger(__name__)
+
+
+class GateShape(TypedDict):
+    """What upkeep reads of a stored job's gates."""
+
+    min_recall: NotRequired[float | None]
+
+
+class JobShape(TypedDict):
+    """What upkeep reads of a stored job."""
+
+    gates: GateShape
+
+
+GATES = TypeAdapter(JobShape)
+
+FRAGMENT_ROWS = 1_000_000
+KEEP_VERSIONS = timedelta(days=7)
+KEEP_ORPHANS = timedelta(days=1)  # a writer that does not hold the lease may be about to commit them
+LANCE_GRACE = timedelta(days=7)  # older files that no version names are removed by Lance's clean-up, whoever wrote them
+
+
+def maintain_table(
+    lake: Storage,
+    table: str,
+    *,
+    keep: timedelta = KEEP_VERSIONS,
+    orphans: timedelta = KEEP_ORPHANS,
+    wait: bool = False,
+) -> dict[str, Any]:
+    """Compact a table, merge its indexes, drop versions older than `keep` and orphans older than `orphans`; what was done.
+
+    Tagged versions stay, and so does all that a run which was cut short needs to go on. Raises `NotFound`, `WriterConflict`
+    where another writer holds the table (unless it is to `wait`).
+    """
+    folder = lake.child(WORK_FOLDER, table)
+    began = time.time()
+    if open_dataset(lake, table) is None:
+        raise NotFound(f"no table '{table}' in lake '{lake.uri}'.")
+    with hold_table(folder, "maintain", wait) as lease:
+        before = open_newest(lake, table)
+        settle_tags(lease, before)
+        settle_maintenance(lake, table, before.version)
+        resumable = []
+        for run_id, why in unreadable_runs(lake, table).items():
+            log.warning("run %s is not resumable, and its folder is removed: %s", run_id, why)
+        for manifest, obstacle in cut_short(lake, table, before):
+            if obstacle is None:
+                resumable.append(manifest)
+            else:
+                discard(lake, manifest, obstacle)
+        report = {"table": table, "version_before": before.version, "fragments_before": len(before.get_fragments())}
+        report["index_segments_before"] = count_segments(before)
+        after = compact(lake, table, resumable, lease)
+        report |= {"version": after.version, "fragments": len(after.get_fragments()), "rows": after.count_rows()}
+        report["index_segments"] = count_segments(after)
+        report["recall"], held = gate_again(lake, table, after)
+        report["tags_moved"] = (
+            move_tags(lease, after, before.version) if held and after.version != before.version else []
+        )
+        if after.version != before.version:
+            note_maintenance(lake, table, before.version, after, report, began)
+        report["versions_removed"] = retire_versions(after, keep, resumable)
+        report["orphans_removed"] = remove_orphans(lake, table, orphans, resumable)
+        report["folders_removed"] = remove_folders(lake, table, resumable)
+        for name in (RUNS_TABLE, rejects_name(table)):
+            tidy(lake, name, keep)
+    return {**report, "seconds": round(time.time() - began, 3)}
+
+
+def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lease) -> lance.LanceDataset:
+    """Put small files together and merge the segments of each index; the version with both. Rows stay as they are."""
+    dataset = open_newest(lake, table)
+    rows, version = dataset.count_rows(), dataset.version
+    waiting = [manifest for manifest in resumable if manifest.version == version]
+    for manifest in waiting:
+        write_manifest(lake, manifest.under_maintenance())
+    try:
+        # Indexes first, because Lance puts no fragments together that different segments cover.
+        for info in describe_indexes(dataset):
+            if info.metric:
+                lease.check()
+                merge_index(dataset, info)
+        lease.check()
+        dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+        dataset = open_newest(lake, table)
+        if dataset.count_rows() != rows:
+            raise AccountingError(f"table '{table}' had {rows} rows and has {dataset.count_rows()}. No tag was moved.")
+    except BaseException as failure:
+        for manifest in waiting:  # another writer may have changed the rows: they cannot go on on trust
+            write_manifest(lake, manifest)
+        if isinstance(failure, OSError) and "conflict" in str(failure):
+            raise WriterConflict(
+                f"table '{table}' was changed by another writer during its upkeep. No tag was moved.\n  Run it again."
+            ) from failure
+        raise
+    settle_maintenance(lake, table, dataset.version)
+    return dataset
+
+
+def gate_again(lake: Storage, table: str, dataset: lance.LanceDataset) -> tuple[dict[str, float], bool]:
+    """Recall of each merged index, by column, and whether it is what the table's job asks for."""
+    stored = columns_of(dataset.schema)
+    columns = [info.column for info in describe_indexes(dataset) if info.metric and info.column in stored]
+    recall = {column: measure_recall(dataset, column, stored[column].metric) for column in columns}
+    try:
+        least = stored_gate(lake, table)
+    except Unreadable as failure:
+        log.warning("no tag is moved, because the job's gates are unknown: %s", failure)
+        return recall, False
+    held = least is None or all(found >= least for found in recall.values())
+    if not held:
+        log.warning("an index finds too little (%s, gates.min_recall asks for %.3f): no tag is moved", recall, least)
+    return recall, held
+
+
+def stored_gate(lake: Storage, table: str) -> float | None:
+    """`gates.min_recall` of the job that the table was last written by; None: it asks for nothing. Raises `Unreadable`."""
+    specs = [line["spec"] for line in read_runs(lake, table, "head IS NOT NULL") if line["spec"]]
+    return SPEC.check(GATES, SPEC.read(specs[0]))["gates"].get("min_recall") if specs else None
+
+
+def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int) -> list[str]:
+    """Move the tags of the version before upkeep to the one after it."""
+    moved = [tag for tag, found in dataset.tags.list().items() if found["version"] == before]
+    for tag in moved:
+        move_tag(lease, dataset, tag, dataset.version)
+    return moved
+
+
+def note_maintenance(
+    lake: Storage, table: str, before: int, dataset: lance.LanceDataset, report: dict[str, Any], began: float
+) -> None:
+    """Write a line of the ledger, so that the next run finds the listing that the new version's rows come from.
+
+    A version that was published counts as published still, also where readers were taken back from it, unless its tag had to
+    stay behind: then the next run gates the new one.
+    """
+    behind = {tag for tag, found in dataset.tags.list().items() if found["version"] == before}
+    known = next(
+        (line for line in read_runs(lake, table, f"head = {before}") if line["listing"]),
+        {"job": "maintain", "listing": None, "state_key": None, "tag": None, "spec": None},
+    )
+    record_run(
+        lake,
+        {
+            **{name: known[name] for name in ("job", "listing", "state_key", "spec")},
+            "run_id": new_run_id(),
+            "table": table,
+            "state": "maintained",
+            "started_at": datetime.fromtimestamp(began, UTC),
+            "base_version": before,
+            "version": int(dataset.version),
+            "report": report,
+            "head": int(dataset.version),
+            "tag": None if known["tag"] in behind else known["tag"],
+        },
+    )
+
+
+def retire_versions(dataset: lance.LanceDataset, keep: timedelta, resumable: list[Manifest]) -> int:
+    """Remove versions older than `keep` that no tag marks; how many.
+
+    None, while a run can still go on that committed one of them already, or whose files are so old that Lance would take
+    them for orphans.
+    """
+    oldest = min((manifest.started_at for manifest in resumable), default=time.time())
+    too_old = time.time() - oldest > (LANCE_GRACE - timedelta(days=1)).total_seconds()
+    if too_old or any(find_commit(dataset, found.run_id, found.base_version or 0) is not None for found in resumable):
+        log.warning(
+            "no version is removed: run %s can still go on. Finish it, or run its job with --fresh",
+            resumable[-1].run_id,
+        )
+        return 0
+    removed = dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
+    return int(removed.old_versions)
+
+
+def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: Iterable[Manifest]) -> int:
+    """Remove data files that no version and no run that can go on names, once they are `older_than`; how many."""
+    data = lake.child(f"{table}.lance", "data")
+    limit = datetime.now(UTC) - older_than
+    old = {name for name, written in data.list_times() if written <= limit}
+    if not old:
+        return 0
+    newest = open_newest(lake, table)
+    for number in [version["version"] for version in newest.versions()]:
+        for fragment in newest.checkout_version(number).get_fragments():
+            old -= {file.path for file in fragment.metadata.files}
+    for manifest in resumable:
+        place = manifest.place(lake)
+        written = (text for record in readable_records(place) for text in record["fragments"])
+        old -= named_files(chain(written, (record["fragment"] for record in read_merged(place))))
+    for name in old:
+        data.remove(name)
+    return len(old)
+
+
+def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> int:
+    """Remove folders of runs that no run will look into again; how many."""
+    versions = {version["version"] for version in open_newest(lake, table).versions()}
+    kept = {LEASE_FOLDER, TAGS_FOLDER, *(manifest.run_id for manifest in resumable)}
+    for line in read_runs(lake, table):
+        if line["listing"] and (line["head"] in versions or line["version"] in versions):
+            kept.add(line["listing"].partition("/")[0])
+    folder = lake.child(WORK_FOLDER, table)
+    gone = [name for name in folder.list_names() if name not in kept]
+    for name in gone:
+        folder.remove(name)
+    return len(gone)
+
+
+def tidy(lake: Storage, name: str, keep: timedelta) -> None:
+    """Compact one of the tables that we keep beside the user's, and drop its old versions."""
+    dataset = open_dataset(lake, name)
+    if dataset is None:
+        return
+    try:
+        dataset.optimize.compact_files()
+    except (CommitConflictError, OSError) as failure:  # a run of another table wrote its line: the next upkeep does it
+        log.info("%s is not compacted this time: %s", name, failure)
+    open_newest(lake, name).cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
+
+
+def count_segments(dataset: lance.LanceDataset) -> int:
+    """Segments of all vector indexes: what a search has to visit."""
+    return sum(info.segments for info in describe_indexes(dataset) if info.metric)
+
+
+def open_newest(lake: Storage, table: str) -> lance.LanceDataset:
+    """A table that is known to be there, at its newest version."""
+    dataset = open_dataset(lake, table)
+    assert dataset is not None
+    return dataset
