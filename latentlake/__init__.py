@@ -17,17 +17,52 @@ from latentlake.embedders import (  # noqa: E402
     get_available_embedders,
 )
 from latentlake.lake import Lake, connect  # noqa: E402
-from latentlake.results import SearchResult  # noqa: E402
+from latentlake.results import Rows, SearchResult  # noqa: E402
 from latentlake.table import Table  # noqa: E402
-from operators.errors import LatentLakeError  # noqa: E402
+from operators.errors import (  # noqa: E402
+    AccountingError,
+    ClusterError,
+    CredentialsError,
+    FingerprintMismatch,
+    GateRefused,
+    InvalidSpec,
+    LatentLakeError,
+    MissingExtra,
+    ModelNotFound,
+    NotFound,
+    PoolUnschedulable,
+    SchemaMismatch,
+    SourceError,
+    SpecError,
+    UnknownName,
+    Unreadable,
+    WriterConflict,
+)
 
 __all__ = [
+    "AccountingError",
+    "ClusterError",
+    "CredentialsError",
+    "FingerprintMismatch",
+    "GateRefused",
+    "InvalidSpec",
     "Lake",
     "LatentLakeError",
+    "MissingExtra",
     "ModelEmbedder",
+    "ModelNotFound",
     "MultimodalEmbedder",
+    "NotFound",
+    "PoolUnschedulable",
+    "Rows",
+    "SchemaMismatch",
     "SearchResult",
+    "SourceError",
+    "SpecError",
     "Table",
+    "UnknownName",
+    "Unreadable",
+    "WriterConflict",
     "__version__",
     "connect",
     "create_audio_embedder",

@@ -1,4 +1,4 @@
-"""A lake: a folder or bucket prefix with one Lance dataset a table."""
+"""A lake: a folder or bucket prefix with one Lance dataset per table."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ class Lake:
         if wanted is not None:
             dataset = checkout(dataset, name, wanted)
         return Table(name, dataset, self._storage, self._models, tag)
+
+    def table_names(self) -> list[str]:
+        """The same as `tables`, by lancedb's name for it."""
+        return self.tables()
+
+    def open_table(self, name: str, *, version: int | None = None, tag: str | None = None) -> Table:
+        """The same as `open`, by lancedb's name for it."""
+        return self.open(name, version=version, tag=tag)
 
     def rejects(self, name: str) -> pa.Table:
         """Objects that runs of the table `name` rejected or filtered; also those of a run that published nothing.

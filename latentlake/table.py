@@ -7,7 +7,7 @@ not, and it searches; lancedb would be a second handle, with an older Lance insi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from latentlake.handover import open_in_lancedb
 from latentlake.indexes import IndexInfo, describe_indexes, nearest
 from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
-from latentlake.results import DISTANCE, SearchResult
+from latentlake.results import DISTANCE, Rows, SearchResult, frame_of, rows_of
 from latentlake.storage import Storage
 from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 
@@ -98,7 +98,7 @@ class Table:
 
     @cached_property
     def unreadable(self) -> dict[str, str]:
-        """Vector columns whose provenance cannot be read, with the reason: they are none of `columns`."""
+        """Vector columns whose provenance cannot be read, with the reason; they are not in `vector_columns`."""
         reasons = {}
         for name in self._vectors:
             try:
@@ -109,6 +109,11 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
+        """Names of all columns, in the order of the schema."""
+        return list(self.schema.names)
+
+    @property
+    def vector_columns(self) -> list[str]:
         """Names of the vector columns."""
         return list(self._provenances)
 
@@ -118,8 +123,8 @@ class Table:
             raise Unreadable(self.unreadable[column])
         if column not in self._provenances:
             raise NotFound(
-                f"table '{self.name}' has no vector column '{column}'.{did_you_mean(column, self.columns)}\n"
-                f"  Vector columns: {', '.join(self.columns) or 'none'}"
+                f"table '{self.name}' has no vector column '{column}'.{did_you_mean(column, self.vector_columns)}\n"
+                f"  Vector columns: {', '.join(self.vector_columns) or 'none'}"
             )
         return self._provenances[column]
 
@@ -128,6 +133,31 @@ class Table:
         check_filter(self._dataset, where)
         with explain_filter(where):
             return int(self._dataset.count_rows(where))
+
+    def count_rows(self, filter: str | None = None) -> int:
+        """The same as `count`, by lancedb's name for it."""
+        return self.count(filter)
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # a table without rows is a table
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every row as a dict, read in batches, without vectors and hashes."""
+        for batch in self._dataset.scanner(columns=self._default_columns()).to_batches():
+            yield from rows_of(pa.Table.from_batches([batch]))
+
+    def head(self, n: int = 5) -> Rows:
+        """The first `n` rows, without vectors and hashes."""
+        return Rows(self.to_arrow(self._default_columns(), limit=n))
+
+    def to_pandas(
+        self, columns: Sequence[str] | None = None, where: str | None = None, limit: int | None = None
+    ) -> Any:
+        """The same rows as `to_arrow`, as a pandas data frame. Raises `MissingExtra` where pandas is not installed."""
+        return frame_of(self.to_arrow(columns, where, limit))
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, where: str | None = None, limit: int | None = None
@@ -217,14 +247,18 @@ class Table:
         kind = "row" if id is not None else kind_of(query)
         column = choose_column(kind, query, self._provenances, column, self.name)
         stored = self.provenance(column)
-        vector = self._embed(query, kind, column, stored) if id is None else self._vector_of(id, column, stored)
+        if id is None:
+            vector, asked_with = self._embed(query, kind, column, stored), shown_query(query, kind)
+        else:
+            vector, uri = self._vector_of(id, column, stored)
+            asked_with = (id, uri)
         # One row more for a row that has to be left out of its own hits.
         kept = None if where is None or exact else (self.count(where), self._dataset.count_rows())
         asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact, kept)
         found = self._nearest(asked, where, [*names, "id"])
         if id is not None:
             found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)
-        return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options)
+        return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options, asked_with)
 
     def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
         check_fits(kind, column, stored)
@@ -239,16 +273,17 @@ class Table:
         with explain_filter(where):
             return self._dataset.scanner(columns=wanted, nearest=query, filter=where, prefilter=True).to_table()
 
-    def _vector_of(self, id: str, column: str, stored: Provenance) -> np.ndarray:
-        """The vector of the row `id`. Raises `NotFound`, and `SpecError` where the row has none."""
+    def _vector_of(self, id: str, column: str, stored: Provenance) -> tuple[np.ndarray, str | None]:
+        """The vector of the row `id`, and the address of its object if the table has it. Raises `NotFound`, and `SpecError` where the row has none."""
         quoted = id.replace("'", "''")
-        rows = self._dataset.to_table(columns=[column], filter=f"id = '{quoted}'", limit=1)
+        names = [column, *(["uri"] if "uri" in self.schema.names else [])]
+        rows = self._dataset.to_table(columns=names, filter=f"id = '{quoted}'", limit=1)
         if not rows.num_rows:
             raise NotFound(f"table '{self.name}' has no row '{id}' at version {self.version}.")
         vector = rows[column][0].as_py()
         if vector is None:
             raise SpecError(f"row '{id}' has no vector in column '{column}'; `rejects()` may say why.")
-        return check_vector(vector, column, stored)
+        return check_vector(vector, column, stored), rows["uri"][0].as_py() if "uri" in names else None
 
     def _default_columns(self) -> list[str]:
         return [name for name in self.schema.names if name not in self._vectors and name not in HASHES]
@@ -270,7 +305,16 @@ class Table:
 
     def __repr__(self) -> str:
         tag = f", tag={self.tag!r}" if self.tag else ""
-        return f"Table({self.name!r}, version={self.version}{tag}, columns={self.columns})"
+        return f"Table({self.name!r}, version={self.version}{tag}, vector_columns={self.vector_columns})"
+
+
+def shown_query(query: Any, kind: Kind) -> tuple[str, Any]:
+    """What a result says it was searched with: a text, and the picture of an image or a file."""
+    if kind == "text":
+        return query, None
+    if kind == "file":
+        return str(query), str(Path(query).expanduser().absolute())
+    return ("image", query) if kind == "image" else (f"vector of {np.size(query)} numbers", None)
 
 
 def read_summary(text: str | None) -> dict[str, Any] | None:

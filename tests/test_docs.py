@@ -345,7 +345,7 @@ def test_the_table_page_names_every_column():
 
 def test_the_sdk_page_names_every_member():
     text = read("docs/sdk.md")
-    kinds = [latentlake.Lake, latentlake.Table, latentlake.SearchResult]
+    kinds = [latentlake.Lake, latentlake.Table, latentlake.Rows, latentlake.SearchResult]
     for kind in (*kinds, latentlake.ModelEmbedder, latentlake.MultimodalEmbedder):
         for name in vars(kind):
             assert name.startswith("_") or re.search(rf"`{name}[(`]", text), f"{kind.__name__}.{name}"

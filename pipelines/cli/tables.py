@@ -90,7 +90,7 @@ def show(
         "tags": found.tags(),
         "rows": found.count(),
         "schema": {field.name: str(field.type) for field in found.schema},
-        "columns": {column: describe_column(found, column) for column in found.columns}
+        "columns": {column: describe_column(found, column) for column in found.vector_columns}
         | {column: {"unreadable": why} for column, why in found.unreadable.items()},
         "indexes": [vars(index) for index in found.indexes()],
         "rejects": found.rejects().num_rows,

@@ -160,7 +160,7 @@ class Soak:
     def check_version(self) -> None:
         """The invariants of a published version."""
         table = open_table(self.job("prune"))
-        columns = [column for column in table.columns if column in DIMENSIONS]
+        columns = [column for column in table.vector_columns if column in DIMENSIONS]
         rows = table.to_arrow(["id", "text", *columns])
         assert rows.num_rows == table.count(), f"version {table.version}: {rows.num_rows} rows of {table.count()}"
         ids = rows["id"].to_pylist()

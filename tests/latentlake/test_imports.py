@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import latentlake
+from operators import errors
 
 ROOT = Path(latentlake.__file__).parent.parent
 
@@ -32,11 +34,40 @@ def test_import_loads_neither_engines_nor_models():
 
 
 def test_the_exported_surface():
-    exported = ["Lake", "LatentLakeError", "SearchResult", "Table", "__version__", "connect"]
+    exported = ["Lake", "Rows", "SearchResult", "Table", "__version__", "connect"]
+    exported += [name for name, kind in vars(errors).items() if is_error(kind)]
     exported += ["ModelEmbedder", "MultimodalEmbedder", "get_available_embedders"]
     exported += [f"create_{kind}_embedder" for kind in ("text", "image", "audio", "multimodal")]
     assert sorted(latentlake.__all__) == sorted(exported)
     assert latentlake.__version__.count(".") == 2
+
+
+def is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, latentlake.LatentLakeError)
+
+
+def test_every_error_is_exported():
+    """Also one that another module than `operators.errors` defines."""
+    paths = [
+        path
+        for package in ("latentlake", "operators", "pipelines", "clusters")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    classes = [
+        node for path in paths for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    kinds = {"LatentLakeError"}
+    for _ in classes:
+        found = {
+            c.name
+            for c in classes
+            if {getattr(base, "id", None) or getattr(base, "attr", None) for base in c.bases} & kinds
+        }
+        if found <= kinds:
+            break
+        kinds |= found
+    assert {"InvalidSpec", "GateRefused"} < kinds  # the search finds subclasses of subclasses
+    assert kinds <= set(latentlake.__all__)
 
 
 @pytest.mark.parametrize("package", ["operators", "pipelines", "clusters"])

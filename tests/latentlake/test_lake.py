@@ -29,6 +29,8 @@ def test_internal_tables_and_other_files_are_hidden(maker: LakeMaker):
     (Path(maker.uri) / "readme.txt").write_text("no table")
     lake = latentlake.connect(maker.uri)
     assert lake.tables() == ["a.b-c", "notes"]
+    assert lake.table_names() == lake.tables()
+    assert lake.open_table("notes", version=1).name == "notes"
     assert repr(lake) == f"Lake({maker.uri!r})"
     assert lake.uri == maker.uri
 

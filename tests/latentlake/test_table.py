@@ -21,9 +21,30 @@ def notes(shared_lake: str) -> latentlake.Table:
 def test_attributes(notes: latentlake.Table, shared_lake: str):
     assert (notes.name, notes.version, notes.tag) == ("notes", 1, None)
     assert notes.uri == f"{shared_lake}/notes.lance"
-    assert notes.columns == ["words"]
+    assert notes.vector_columns == ["words"]
     assert notes.schema.field("words").type == pa.list_(pa.float32(), 256)
-    assert repr(notes) == "Table('notes', version=1, columns=['words'])"
+    assert repr(notes) == "Table('notes', version=1, vector_columns=['words'])"
+
+
+def test_habits_of_data_frames(notes: latentlake.Table):
+    assert notes.columns == ["id", "object_id", "uri", "content_hash", "object_hash", "text", "length", "words"]
+    assert len(notes) == notes.count_rows() == len(TEXTS)
+    assert notes.count_rows("text LIKE 'compare%'") == 2
+    assert [row["id"] for row in notes.head(2)] == ["doc0", "doc1"]
+    assert len(notes.head()) == 5 and len(notes.head(0)) == 0
+    assert notes.head(1)[0].keys() == {"id", "object_id", "uri", "text", "length"}
+    assert "parse the options" in str(notes.head()) and "<table>" in notes.head()._repr_html_()
+    assert [row["text"] for row in notes] == list(TEXTS)
+    frame = notes.to_pandas(columns=["id", "length"], where="length > 30", limit=2)
+    assert (list(frame.columns), len(frame)) == (["id", "length"], 2)
+    with pytest.raises(SpecError, match="limit"):
+        notes.head(-1)
+
+
+def test_a_table_without_rows_is_true(maker: LakeMaker):
+    maker.write_texts().delete("true")
+    table = latentlake.connect(maker.uri).open("notes")
+    assert table and not len(table) and list(table) == []
 
 
 def test_provenance(notes: latentlake.Table):
@@ -111,6 +132,6 @@ def test_rejects(maker: LakeMaker):
 def test_a_lance_table_of_somebody_else(maker: LakeMaker):
     lance.write_dataset(pa.table({"id": ["x"]}), f"{maker.uri}/other.lance")
     table = latentlake.connect(maker.uri).open("other")
-    assert (table.columns, table.indexes()) == ([], [])
+    assert (table.columns, table.vector_columns, table.indexes()) == (["id"], [], [])
     with pytest.raises(SpecError, match="no vector column"):
         table.search("x")

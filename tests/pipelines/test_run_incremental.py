@@ -393,7 +393,7 @@ def test_a_column_that_a_refused_run_added_is_filled_by_the_next(tmp_path: Path)
     with pytest.raises(GateRefused):
         run({**both, "gates": {"max_reject_rate": 0.01}})
     assert open_table(job).version == first["version"]
-    assert open_table(job).columns == ["h"]
+    assert open_table(job).vector_columns == ["h"]
     report = run(both)
     check_accounting(report)
     assert report["columns"]["g"]["embedded"] == 40

@@ -84,7 +84,7 @@ def test_a_provenance_cannot_be_read(release: Release, damage: str):
     """The other columns are searched; a job that writes the column is refused."""
     damage_provenance(release, "notes", "b", damage)
     table = release.open("notes")
-    assert (table.columns, list(table.unreadable)) == (["h"], ["b"])
+    assert (table.vector_columns, list(table.unreadable)) == (["h"], ["b"])
     assert len(table.search("boat", k=3)) == 3
     assert "b" not in table.search("boat", k=3).to_arrow().column_names
     with pytest.raises(Unreadable, match="column 'b': the provenance of a vector column"):
