@@ -52,6 +52,7 @@ SAMPLE_SHARDS = 4  # shards that the actors draw their calibration sample from
 ACTOR_START_S = 900  # how long the actors may take to load their model
 STALLS = 2  # executions in a row that may end without a finished shard
 LOSSES = (ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError)  # may be a lost node's
+STAY_S = 3.0  # in which all the workers that a node starts at once are there
 LOSS_S = 30  # how long Ray may take to notice that a node is lost
 IN_FLIGHT = 2  # shards queued on an actor: with 1 a pool never scales up
 
@@ -111,7 +112,7 @@ def run_flow(
     with ray_data_settings(plan.profile.start_s) as context:
         context.execution_no_progress_timeout_s = plan.profile.stall_s
         try:
-            warm_up(readers + 1, ray.get_runtime_context().get_job_id())
+            warm_up(readers, ray.get_runtime_context().get_job_id())
         except ExecutionTimeoutError as failure:
             raise Stalled(f"no task could begin for {plan.profile.stall_s:.0f} s") from failure
         pulse = start_pulse()
@@ -279,19 +280,20 @@ def own_error(failure: BaseException) -> LatentLakeError | None:
 
 @cache
 def warm_up(number: int, ray_job: str) -> None:
-    """Start the processes that will read and write, with their imports done, so that the stream does not wait for them.
+    """Let the processes that will read and write start, with their imports done, so that the stream does not wait for them.
 
-    Once for each connection to Ray.
-
-    A small Ray Data execution does it, because its first one also starts actors of Ray Data's own (measured on 2 cores:
-    6 s of CPU, which would fall into the stream).
+    Once for each connection to Ray. They start beside the actors, while the models load. A small Ray Data execution comes first,
+    because the first one also starts actors of Ray Data's own (measured on 2 cores: 6 s of CPU, which would fall into the stream).
     """
-    numbers(number).map_batches(import_modules, batch_format="pyarrow", num_cpus=WRITER_CPUS).materialize()
+    numbers(1).map_batches(import_modules, batch_format="pyarrow", num_cpus=WRITER_CPUS).materialize()
+    task = ray.remote(import_modules).options(num_cpus=WRITER_CPUS, scheduling_strategy="SPREAD")
+    for _ in range(number):
+        task.remote(None, STAY_S)
 
 
-def import_modules(block: pa.Table) -> pa.Table:
-    """Import what the reading and writing tasks need; stay a moment, so that each worker takes one of these."""
-    for module in ("lance", "pyarrow.parquet", "pipelines.flow.reading", "pipelines.publish.commit"):
+def import_modules(block: pa.Table | None, stay_s: float = 0.0) -> pa.Table | None:
+    """Import what the reading and writing tasks need; then stay, so that each worker takes one of these tasks."""
+    for module in ("lance", "pyarrow.parquet", "pipelines.flow.reading", "pipelines.flow.writing"):
         importlib.import_module(module)
-    time.sleep(0.5)
+    time.sleep(stay_s)
     return block
