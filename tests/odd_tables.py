@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -22,23 +22,45 @@ TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.
 ID_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.int64(), pa.uint32(), pa.dictionary(pa.int8(), pa.string()))  # fmt: skip
 WORDS = ("grüße", "世界", "🙂", "plain", "İstanbul", "\u202eright", "line\nbreak", "tab\t", "   x ")
 
-# What pyarrow says of a file, in a process that may die of it: the texts by id, or null where it cannot read the file.
+# What pyarrow says of a file, in a process that may die of it: by id, the text of each row, null where it cannot read that; or null
+# where it cannot read the file's ids. Row group by row group, for it reads the others where the pages of one are damaged.
 JUDGE = """
-import sys, json, pyarrow.parquet as pq
+import sys, json, pyarrow as pa, pyarrow.parquet as pq
+
+def text_of(value):
+    value = value.as_py()
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return None
+
+def texts_of(file, group, rows):
+    try:
+        column = file.read_row_group(group, columns=["text"])["text"].combine_chunks()
+        column = column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+        found = [text_of(value) for value in column.cast(pa.large_binary())]
+    except Exception:
+        return [None] * rows
+    return found if len(found) == rows else [None] * rows
+
 for name in sys.stdin:
     print(json.dumps({"asked": name.strip()}), flush=True)
     try:
-        table = pq.ParquetFile(name.strip(), pre_buffer=False).read(columns=["id", "text"])
-        table.validate(full=True)
-        told = {"rows": table.num_rows}
+        file = pq.ParquetFile(name.strip(), pre_buffer=False)
+        told = {}
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
+            told |= zip(map(str, ids), texts_of(file, group, len(ids)), strict=True)
     except Exception:
-        told = {"rows": None}
-    print(json.dumps(told), flush=True)
+        told = None
+    print(json.dumps({"told": told}), flush=True)
 """
 
+Verdict = dict[str, str | None] | None
 
-def write_odd_tables(folder: Path, count: int, seed: int) -> dict[str, int | None]:
-    """Write `count` Parquet files with columns `id`, `text` and `m`, no id twice; how many rows pyarrow reads of each, None: none.
+
+def write_odd_tables(folder: Path, count: int, seed: int) -> dict[str, Verdict]:
+    """Write `count` Parquet files with columns `id`, `text` and `m`, no id twice; the verdict of pyarrow on each, see `JUDGE`.
 
     `m` is an int64 in every file that is whole. The same seed writes the same kinds of files.
     """
@@ -51,18 +73,31 @@ def write_odd_tables(folder: Path, count: int, seed: int) -> dict[str, int | Non
     return judge(sorted(folder.glob("*.parquet")))
 
 
-def judge(files: list[Path]) -> dict[str, int | None]:
-    """Rows that pyarrow itself reads of each file, by name; None where it refuses the file, or dies of it."""
-    found: dict[str, int | None] = {}
+def judge(files: list[Path]) -> dict[str, Verdict]:
+    """What pyarrow itself reads of each file, by name; None where it refuses the file, or dies of it."""
+    found: dict[str, Verdict] = {}
     waiting = list(files)
     while waiting:
         given = "\n".join(map(str, waiting)) + "\n"
         told = subprocess.run([sys.executable, "-c", JUDGE], input=given, capture_output=True, text=True, check=False)
         lines = [json.loads(line) for line in told.stdout.splitlines()]
-        for asked, answer in zip(lines[::2], [*lines[1::2], {"rows": None}], strict=False):
-            found[Path(asked["asked"]).name] = answer["rows"]
+        for asked, answer in zip(lines[::2], [*lines[1::2], {"told": None}], strict=False):
+            found[Path(asked["asked"]).name] = answer["told"]
         waiting = [file for file in waiting if file.name not in found]
     return found
+
+
+def other_verdicts(verdicts: Mapping[str, Verdict], texts: Mapping[str, str], rejects: Iterable[str]) -> list[str]:
+    """Files and rows of which a table (`texts` by id, `rejects` by object id) says other than pyarrow does."""
+    refused = {name.partition(".parquet")[0] + ".parquet" if ".parquet" in name else name for name in rejects}
+    wrong = []
+    for name, rows in verdicts.items():
+        if rows is None or name in refused:
+            wrong += [name] if rows is not None or name not in refused else []
+            continue
+        wrong += [at for at, text in rows.items() if (text is None) != (at in refused) or texts.get(at) != text]
+    known = {at for rows in verdicts.values() for at in rows or ()}
+    return sorted([*wrong, *(texts.keys() - known)])
 
 
 def make_rows(number: int, random: Random, rows: int | None = None, text: pa.DataType | None = None) -> pa.Table:

@@ -17,7 +17,8 @@ from latentlake.storage import Storage
 from operators.batch import RowError
 from operators.errors import SchemaMismatch
 from pipelines.sources._int96 import add_nanoseconds, int96_columns, moments
-from pipelines.sources._tables import Record, Rows, TableSource, check_columns
+from pipelines.sources._tables import UNFIT, Record, Rows, TableSource, check_columns
+from pipelines.sources.files import check_alive
 from pipelines.values.arrays import as_bytes, nulls_of, pick, valid_texts
 from pipelines.values.ids import can_name, id_texts
 from pipelines.values.inference import widest
@@ -79,28 +80,31 @@ class Source(TableSource):
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
     ) -> Rows:
-        """Rows out of the row groups they lie in; the last group is kept open, for the next shard often goes on in it."""
+        """Rows out of their row groups; the last one is kept open, for the next shard often continues in it.
+
+        Where a row group cannot be read, its rows alone have the failure as content.
+        """
         described = read_metadata(storage, uri, version)
         starts = group_starts(described)
         groups = np.searchsorted(starts, positions, side="right") - 1
-        columns = tuple(self.columns)
-        tables = []
+        tables: list[pa.Table] = []
+        failures: dict[int, Exception] = {}  # by group
         for group in dict.fromkeys(groups.tolist()):
             rows = [p - int(starts[group]) for p, g in zip(positions, groups, strict=True) if g == group]
-            key = (storage, uri, version, group, columns)
-            cursor = OPEN_GROUPS.pop(key, None)
-            if cursor is None or rows[0] < cursor.start:
-                if cursor is not None:
-                    cursor.close()
-                close_groups()
-                cursor = GroupCursor(storage, uri, described, group, columns)
             try:
-                tables += cursor.take(rows)
-            except BaseException:
-                cursor.close()
+                tables += self._take(storage, uri, version, described, group, rows)
+            except FileNotFoundError:
                 raise
-            OPEN_GROUPS[key] = cursor
-        found = pa.concat_tables(tables)
+            except UNFIT as failure:
+                check_alive(storage, failure)
+                failures[group] = failure
+        if not tables:
+            raise next(iter(failures.values()))
+        found, broken = pa.concat_tables(tables), np.isin(groups, list(failures))
+        if failures:  # in the place of what cannot be read: the row before
+            at = np.maximum(np.cumsum(~broken) - 1, 0)
+            columns = [pick(column.combine_chunks(), at) for column in found.columns]
+            found = pa.Table.from_arrays(columns, schema=found.schema)
         contents = contents_of(found[self.content])
         metadata = {}
         for name in self.metadata_names:
@@ -109,7 +113,35 @@ class Source(TableSource):
                 contents[row] = RowError(
                     f"metadata column '{name}': its nanoseconds stand beside a year beyond their reach"
                 )
+        for row in np.flatnonzero(broken).tolist():
+            contents[row] = failures[int(groups[row])]
         return Rows(contents, metadata)
+
+    def _take(
+        self,
+        storage: Storage,
+        uri: str,
+        version: str | None,
+        described: pq.FileMetaData,
+        group: int,
+        rows: Sequence[int],
+    ) -> list[pa.Table]:
+        """Rows of one row group, which stays open; a cursor that fails is closed."""
+        columns = tuple(self.columns)
+        key = (storage, uri, version, group, columns)
+        cursor = OPEN_GROUPS.pop(key, None)
+        if cursor is None or rows[0] < cursor.start:
+            if cursor is not None:
+                cursor.close()
+            close_groups()
+            cursor = GroupCursor(storage, uri, described, group, columns)
+        try:
+            tables = cursor.take(rows)
+        except BaseException:
+            cursor.close()
+            raise
+        OPEN_GROUPS[key] = cursor
+        return tables
 
     def forget(self) -> None:
         """Drop footers and the open row group."""
@@ -163,12 +195,12 @@ def only_named(path: Any) -> RowError:
 
 
 def group_bytes(parquet: pq.ParquetFile, group: int, column: str) -> int:
-    """Uncompressed bytes of a column in a row group."""
-    described = parquet.metadata.row_group(group)
+    """Uncompressed bytes of a column in a row group. Row groups repeat its name, which may be damaged there and is not read."""
+    described, schema = parquet.metadata.row_group(group), parquet.schema
     return sum(
         described.column(index).total_uncompressed_size
         for index in range(described.num_columns)
-        if described.column(index).path_in_schema.split(".")[0] == column
+        if schema.column(index).path.split(".")[0] == column
     )
 
 

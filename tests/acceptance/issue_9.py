@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from odd_images import write_odd_images
 from odd_sounds import write_odd_sounds
-from odd_tables import write_odd_tables
+from odd_tables import Verdict, other_verdicts, write_odd_tables
 from odd_texts import GUESSED, REJECT, write_odd_texts
 
 FILES = 1000  # odd files per modality
@@ -39,6 +39,7 @@ class Folder:
     bad: frozenset[str]  # must be rejects
     unsure: frozenset[str] = frozenset()  # may be rejects
     texts: Mapping[str, str] | None = None  # what files hold that are not rejected
+    tables: Mapping[str, Verdict] | None = None  # the judge's on each row instead, where files are tables
 
 
 def cases(setting: Setting) -> Line:
@@ -66,8 +67,7 @@ def odd_files(setting: Setting) -> Line:
         }
         report = run(job)
         table = open_table(job)
-        rejected = {row["object_id"].partition(":")[0] for row in table.rejects().to_pylist()}
-        wrong = (rejected - folder.bad - folder.unsure) | (folder.bad - rejected) | changed_texts(table, folder)
+        wrong = find_wrong(table, folder)
         counts = report["columns"]["h"]
         adds_up = counts["listed"] == sum(counts[outcome] for outcome in OUTCOMES)
         held = held and adds_up and not wrong and report["peak_memory_mb"] <= PEAK_MB
@@ -82,12 +82,19 @@ def odd_files(setting: Setting) -> Line:
     )
 
 
-def changed_texts(table: Any, folder: Folder) -> set[str]:
-    """Files whose text in the table is not the one that was written."""
-    if folder.texts is None:
-        return set()
-    rows = table.to_arrow(["id", "text"]).to_pylist()
-    return {row["id"] for row in rows if row["text"] != folder.texts[row["id"]]}
+def find_wrong(table: Any, folder: Folder) -> set[str]:
+    """Files, or rows of files, of which the table says other than the judge: rejected or not, and the text."""
+    names = table.rejects()["object_id"].to_pylist()
+    texts = (
+        {row["id"]: row["text"] for row in table.to_arrow(["id", "text"]).to_pylist()}
+        if folder.modality == "text"
+        else {}
+    )
+    if folder.tables is not None:
+        return set(other_verdicts(folder.tables, texts, names))
+    rejected = {name.partition(":")[0] for name in names}
+    wrong = (rejected - folder.bad - folder.unsure) | (folder.bad - rejected)
+    return wrong | {name for name, text in texts.items() if folder.texts is not None and text != folder.texts[name]}
 
 
 def write_folders(place: Path) -> list[Folder]:
@@ -111,7 +118,7 @@ def write_folders(place: Path) -> list[Folder]:
                 ("audio", write_odd_sounds(place / "audio", FILES, SEED)),
             )
         ),
-        Folder("text", sources["tables"], frozenset(name for name, rows in tables.items() if rows is None)),
+        Folder("text", sources["tables"], frozenset(), tables=tables),
     ]
 
 
