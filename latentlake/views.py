@@ -35,7 +35,7 @@ def show_cell(value: Any) -> str:
     """One line of at most 200 characters, without control characters (they could steer a terminal)."""
     if value is None:
         return ""
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = f"{round(value, 4) + 0.0:.4f}" if isinstance(value, float) else str(value)
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * SHOWN_CHARACTERS]).split())
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 

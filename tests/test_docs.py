@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from jsonschema import Draft202012Validator
 from PIL import Image
 from pydantic import BaseModel
 
@@ -41,7 +42,8 @@ from operators.embedders.hashing import Config
 from pipelines import sources
 from pipelines.cli.main import app
 from pipelines.flow.counts import Counts
-from pipelines.job.jobfile import EMBED_KEYS, KEYS, load_job, parse_yaml
+from pipelines.job.document import KEYS, EmbedKeys, job_schema
+from pipelines.job.jobfile import load_job, parse_yaml
 from pipelines.job.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
 from pipelines.publish.report import build_report
 from pipelines.publish.tally import Tally
@@ -86,7 +88,7 @@ def command_lines() -> list[Any]:
     for language in ("sh", "console"):
         for block in blocks(language):
             for number, line in enumerate(block.values[0].replace("\\\n", " ").splitlines()):
-                words = shlex.split(line.removeprefix("$ "), comments=True)
+                words = shlex.split(line.removeprefix("$ ").partition(" > ")[0], comments=True)
                 for program in (["latentlake"], ["python", "-m", "pipelines"]):
                     if words[: len(program)] == program:
                         made.append(pytest.param(words[len(program) :], id=f"{block.id}+{number}"))
@@ -130,9 +132,16 @@ def check_fields(model: type[BaseModel], text: str, left_out: tuple[str, ...] = 
             assert default_of(field) in known[name], f"{model.__name__}.{name}: {known[name]}"
 
 
+@pytest.fixture(scope="session")
+def schema() -> Draft202012Validator:
+    """The JSON schema of a job file."""
+    return Draft202012Validator(job_schema())
+
+
 @pytest.mark.parametrize("text", blocks("yaml", "# job"))
-def test_jobs_are_valid(text: str):
+def test_jobs_are_valid(text: str, schema: Draft202012Validator):
     assert parse_yaml(text).embed
+    schema.validate(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize("text", blocks("yaml", "# cluster"))
@@ -146,8 +155,9 @@ def test_yaml_is_marked(text: str):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda path: path.name)
-def test_examples_are_valid(path: Path):
+def test_examples_are_valid(path: Path, schema: Draft202012Validator):
     assert load_job(path).embed
+    schema.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def test_the_readme_shows_the_example():
@@ -268,7 +278,7 @@ def anchors(path: Path) -> set[str]:
 
 def test_the_job_page_names_every_key():
     assert list(documented(section("docs/job.md", "Top level"))) == list(KEYS)
-    assert set(documented(section("docs/job.md", "embed"))) == {*EMBED_KEYS, "family", "normalize"}
+    assert set(documented(section("docs/job.md", "embed"))) == {*EmbedKeys.model_fields, "family", "normalize"}
     models = {
         "pool": PoolSpec,
         "table": TableSpec,

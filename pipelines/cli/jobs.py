@@ -29,7 +29,7 @@ from pipelines.cli.printing import ProgressLine, print_facts, print_report, prin
 
 @app.command()
 def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (typer reads the default)
-    """Find every mistake of a job file, each with its place and the remedy. Starts nothing."""
+    """Report every error of a job file at once, with its location and a fix. Starts nothing."""
     from pipelines.job.jobfile import load_job
 
     spec = load_job(job, overrides)
@@ -41,7 +41,7 @@ def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (ty
 
 @app.command()
 def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
-    """Say what a run would read, what is unchanged, its stages and pools. Writes nothing."""
+    """Show what a run would read, what is unchanged, its stages and pools. Writes nothing."""
     from latentlake.storage import open_storage
     from pipelines.job.jobfile import load_job
     from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
@@ -61,13 +61,11 @@ def run(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006
     cluster: ClusterFile = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Discard a run that was cut short, rather than go on with it.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an interrupted run instead of resuming it.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job, or go on with a run of it that was cut short. With --json the last line is one JSON object, its report."""
+    """Run a job, or resume an interrupted run of it. With --json the last line is one JSON object, the report."""
     from pipelines.job.jobfile import load_job
 
     run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait)
@@ -79,14 +77,14 @@ def retry(
     table: TableName,
     stage: Annotated[str | None, typer.Option(help="Only what was rejected at this stage.")] = None,
     job: Annotated[
-        Path | None, typer.Option("--job", metavar="FILE", help="The job, where the stored one will not do.")
+        Path | None, typer.Option("--job", metavar="FILE", help="Use this job instead of the stored one.")
     ] = None,
     cluster: ClusterFile = None,
     wait: Wait = False,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Try again what the last run rejected, and nothing else. What now succeeds enters the table."""
+    """Retry only what the last run rejected. Objects that now succeed are added to the table."""
     from latentlake.storage import open_storage
     from latentlake.table import check_table_name
     from pipelines.job.jobfile import load_job
@@ -115,6 +113,14 @@ def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) ->
         print(json.dumps(report))
     else:
         print_report(report, f"{spec.table.uri}/{spec.table.name}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors. See docs/job.md."""
+    from pipelines.job.document import job_schema
+
+    print(json.dumps(job_schema(), indent=2))
 
 
 @app.command()

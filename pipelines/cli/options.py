@@ -18,6 +18,24 @@ app = typer.Typer(
 )
 
 
+def print_version(asked: bool) -> None:
+    """Print the version and end, if `--version` is given."""
+    if asked:
+        from latentlake import __version__
+
+        print(f"latentlake {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).")]
 
 

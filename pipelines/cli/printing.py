@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentlake import SearchResult
 
 PIPE_WIDTH = 240
 PLAIN_PROGRESS_S = 5.0  # between two lines of progress where there is no terminal
@@ -105,8 +110,25 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         print("none")
 
 
+def print_hits(found: SearchResult) -> None:
+    """The hits of a search, one line each: distance, id, and as much of the text, or of the other columns, as fits."""
+    from latentlake.views import DISTANCE, PLAIN_WIDTH, shown_names, text_table
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+    others = [name for name in shown_names(found.to_arrow()) if name not in (DISTANCE, "id")]
+    rows = [{DISTANCE: hit[DISTANCE], "id": hit["id"], "snippet": snippet_of(hit, others)} for hit in found]
+    print(text_table(rows, [DISTANCE, "id", "snippet"], width) if rows else "no hits")
+
+
+def snippet_of(hit: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The text of a hit; for one without a text, these columns of it."""
+    if hit.get("text"):
+        return str(hit["text"])
+    return "  ".join(f"{name}: {hit[name]}" for name in columns if hit[name] is not None)
+
+
 def print_rich(value: Any) -> None:
-    """Print something that rich can draw; in a pipe no line is broken for a terminal's sake."""
+    """Print something that rich can draw; in a pipe lines may be 240 characters long."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(value)

@@ -20,7 +20,7 @@ from pipelines.cli.options import (
     open_table,
     parse_options,
 )
-from pipelines.cli.printing import print_facts, print_rich, print_rows
+from pipelines.cli.printing import print_facts, print_hits, print_rows
 
 
 @app.command()
@@ -29,19 +29,21 @@ def search(
     table: TableName,
     query: Annotated[str | None, typer.Argument(help="The text to search for.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
-    column: Annotated[str | None, typer.Option(help="Vector column to search; needed where several fit.")] = None,
+    column: Annotated[str | None, typer.Option(help="Vector column to search; needed if several fit.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL filter, applied before the search.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Search with this image instead of a text.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Search with this file: a text, a picture or a sound.")
+    ] = None,
     row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
-    exact: Annotated[bool, typer.Option(help="Leave the index unused.")] = False,
+    exact: Annotated[bool, typer.Option(help="Do not use the index.")] = False,
     models: Annotated[
         list[str],
         typer.Option(
-            "--model", metavar="NAME=PATH", help="Place of a model on this machine, by revision, column or path."
+            "--model", metavar="NAME=PATH", help="Path of a model on this machine, by revision, column or stored path."
         ),
     ] = [],  # noqa: B006
     allow_downloads: Annotated[
-        bool, typer.Option("--allow-downloads", help="Fetch a model that the table names.")
+        bool, typer.Option("--allow-downloads", help="Download a model that the table names.")
     ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
@@ -55,15 +57,15 @@ def search(
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Search a table by text, image or row."""
+    """Search a table by text, file or row. Prints the distance, the id and a snippet of each hit."""
     trust = {"allow_downloads": allow_downloads, "trust_remote_code": trust_remote_code, "allow_hosts": allow_hosts}
     found = open_table(uri, table, tag, version, options, models=parse_options(models), **trust).search(
-        image or query, id=row, k=k, column=column, where=where, exact=exact
+        query if file is None else file, id=row, k=k, column=column, where=where, exact=exact
     )
     if as_json:
         print(json.dumps(found.to_list(), default=str))
     else:
-        print_rich(found)
+        print_hits(found)
 
 
 @app.command()
@@ -125,7 +127,7 @@ def rejects(
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """List the objects that are not in the table, and why: also those of a run that published nothing."""
+    """List the objects that are not in the table, and why. Includes those of a run that published nothing."""
     found = open_lake(uri, options).rejects(table)
     rows = found.slice(0, limit).to_pylist()
     print_rows(rows, as_json)
@@ -135,7 +137,7 @@ def rejects(
 
 @app.command()
 def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
-    """List the runs of a table: state, counts, versions; also the one under way, and those that can go on."""
+    """List the runs of a table: state, counts, versions. Includes the run under way and those that can be resumed."""
     from latentlake.storage import open_storage
     from latentlake.table import check_table_name
     from pipelines.state.lease import find_holder
@@ -152,7 +154,7 @@ def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson 
 
 
 def describe_column(table: Any, column: str) -> dict[str, Any]:
-    """What `show` says of a vector column."""
+    """What `show` says about a vector column."""
     provenance = table.provenance(column)
     identity = dict(provenance.identity)
     return {

@@ -6,12 +6,12 @@ import re
 
 # Patterns of what a message of `latentlake` or `operators` may say, and what a user of the command line is to do instead.
 WORDS = (
-    (r"Give a str \(text\), a pathlib\.Path \(a file\), .*", "Give a text, --image FILE or --id ROW."),
-    (r"A str is always text: wrap a file's name in pathlib\.Path\.", "Give an image with --image FILE."),
-    (r"give a query or `id=`, and not both", "give a query, --image or --id, and one of them alone"),
+    (r"Give a str \(text\), a pathlib\.Path \(a file\), .*", "Give a text, --file FILE or --id ROW."),
+    (r"A str is always text: wrap a file's name in pathlib\.Path\.", "Give a file with --file FILE."),
+    (r"give a query or `id=`, and not both", "give one of: a query, --file, --id"),
     (r"give `version` or `tag`, not both", "give --version or --tag, not both"),
     (r"a str, or a file of text as a Path", "as it is"),
-    (r": a Path, or a PIL image", ": --image FILE"),
+    (r": a Path, or a PIL image", ": --file FILE"),
     (r"Or search with a vector, or with `id=`", "Or search with --id"),
     (r"name one with `column=`:", "name one with --column:"),
     (r"connect\(uri, models=\{'([^']*)': PATH\}\)", r"--model \1=PATH"),

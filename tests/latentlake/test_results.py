@@ -194,6 +194,8 @@ def test_long_things_are_shortened():
     [
         (None, ""),
         (1.0, "1.0000"),
+        (-1e-7, "0.0000"),
+        (float("nan"), "nan"),
         (3, "3"),
         ("a\tb\r\nc", "a b c"),
         ("\u202eevil", "evil"),

@@ -9,16 +9,20 @@ import subprocess
 import sys
 import warnings
 from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
 import pytest
 import yaml
 from job_maker import HASHING, make_job, run, write_texts
 from run_maker import cut_short, held, lake_of
 
+from latentlake import SearchResult
 from pipelines.cli.main import main
+from pipelines.cli.printing import print_hits
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
 
@@ -253,16 +257,46 @@ def test_tables_show_versions_search_and_rejects(tmp_path: Path) -> None:
         64,
         1,
     )
-    (version,) = json.loads(latentlake_here("versions", lake, "t", "--json", cwd=tmp_path).stdout)
-    assert (version["version"], version["rows"], version["tags"]) == (1, 12, "prod")
+    (made,) = json.loads(latentlake_here("versions", lake, "t", "--json", cwd=tmp_path).stdout)
+    assert (made["version"], made["rows"], made["tags"]) == (1, 12, "prod")
     found = json.loads(latentlake_here("search", lake, "t", TEXTS["3.txt"], "-k", "3", "--json", cwd=tmp_path).stdout)
     assert [len(found), found[0]["id"]] == [3, "3.txt"]
+    plain = latentlake_here("search", lake, "t", TEXTS["3.txt"], "-k", "2", cwd=tmp_path).stdout.splitlines()
+    assert (plain[0].split(), plain[1].split(maxsplit=2)) == (
+        ["distance", "id", "snippet"],
+        ["0.0000", "3.txt", TEXTS["3.txt"]],
+    )
+    by_file = latentlake_here("search", lake, "t", "--file", "in/3.txt", "-k", "2", cwd=tmp_path).stdout.splitlines()
+    assert by_file == plain
     filtered = latentlake_here("search", lake, "t", "boats", "--where", "id = '5.txt'", "--json", cwd=tmp_path)
     assert [hit["id"] for hit in json.loads(filtered.stdout)] == ["5.txt"]
     (reject,) = json.loads(latentlake_here("rejects", lake, "t", "--json", cwd=tmp_path).stdout)
     assert (reject["object_id"], reject["error"]) == ("empty.txt", "empty")
     missing = latentlake_here("show", lake, "tt", cwd=tmp_path)
     assert (missing.returncode, "Did you mean 't'?" in missing.stderr) == (2, True)
+
+
+def test_version(tmp_path: Path) -> None:
+    done = latentlake_here("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"latentlake {version('latentlake')}\n")
+
+
+def test_hits_fit_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    hits = {
+        "id": ["a/" * 9, "b#1"],
+        "object_id": ["a/" * 9, "b"],
+        "text": ["long words " * 30, None],
+        "uri": [None, "s3://bucket/" + "b" * 90],
+        "h_tokens": [3, None],
+        "_distance": [0.25, 0.5],
+    }
+    print_hits(SearchResult(pa.table(hits)))
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["distance", "id", "snippet"]
+    assert len(first) == 100 and first.startswith("0.2500    a/a/") and first.endswith("…")
+    assert len(second) == 100 and "object_id: b  uri: s3://bucket/b" in second
+    print_hits(SearchResult(pa.table(hits).slice(0, 0)))
+    assert capsys.readouterr().out == "no hits\n"
 
 
 @pytest.mark.usefixtures("here")

@@ -1,0 +1,71 @@
+"""The mistakes of a job: each with its path in the file, its line and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from latentlake.storage import is_secret
+from operators.errors import did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+Where = tuple[str | int, ...]
+
+
+class Problems:
+    """Mistakes found so far, each with its path in the file and, where known, its line."""
+
+    def __init__(self, lines: Mapping[Where, int] | None = None) -> None:
+        self.lines = lines or {}
+        self.found: list[str] = []
+
+    def add(self, where: Where, message: str) -> None:
+        """Note a mistake at a place."""
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+        line = next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None)
+        self.found.append(f"{path or 'job'}{f' (line {line})' if line else ''}: {message}")
+
+    def check(self, model: type[M], data: Any, where: Where) -> M | None:
+        """Validate a section; None, with its mistakes noted, where it is wrong."""
+        if not isinstance(data, dict):
+            self.add(where, no_mapping(data))
+            return None
+        try:
+            return model.model_validate(data)
+        except ValidationError as failure:
+            for error in failure.errors():
+                place = tuple(part for part in error["loc"] if part in data or not str(part).startswith("function-"))
+                if error["type"] == "extra_forbidden":
+                    key, known = str(place[-1]), sorted(model_at(model, place[:-1]).model_fields)
+                    self.add((*where, *place), f"unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}.")
+                elif error["type"] == "model_type":
+                    self.add((*where, *place), no_mapping(error["input"]))
+                elif error["type"] == "missing":
+                    self.add((*where, *place), "is missing; it is required.")
+                else:
+                    # A mistake of the section as a whole has no one value to show.
+                    secret = any(is_secret(str(part)) for part in place)
+                    got = "" if secret or not place else f" (got {error['input']!r})"
+                    self.add((*where, *place), f"{error['msg'].removeprefix('Value error, ')}{got}.")
+            return None
+
+
+def model_at(model: type[BaseModel], place: Where) -> type[BaseModel]:
+    """The model of a place within a section of `model`."""
+    for part in place:
+        field = model.model_fields.get(str(part))
+        inner = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
+
+
+def no_mapping(value: Any) -> str:
+    """What is wrong with a section that is no mapping."""
+    return f"must be a mapping of keys to values, not {type(value).__name__}."
+
+
+def one_line(failure: Exception) -> str:
+    """An error's text on one line."""
+    return " ".join(str(failure).split())
