@@ -18,10 +18,10 @@ from pipelines.flow.columns import forget_unreadable
 from pipelines.flow.counts import Counts
 from pipelines.flow.shard import record_name
 from pipelines.job.spec import JobSpec
-from pipelines.planning.plan import Plan, check_removal, resolve_models
+from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
 from pipelines.publish.accounting import count_run
-from pipelines.publish.gates import reject_gates
+from pipelines.publish.gates import Gate, check_gates, gates_at_plan, gates_before_commit, gates_before_tag, to_json
 from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.tags import move_tag, settle_tags
@@ -110,6 +110,7 @@ class Run:
         self.state = "unchanged"
         self.head: int | None = None  # the table's version whose rows the listing accounts for
         self.report: Report = {}
+        self.gates: list[Gate] = []  # asked so far
         self.seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
 
     def execute(self) -> None:
@@ -117,7 +118,7 @@ class Run:
         plan = self.plan
         if not plan.changes.listed:
             raise SourceError(f"the source '{plan.spec.source.uri}' holds no objects. Check uri, include and exclude.")
-        check_removal(plan)
+        self._check_removal()
         version = self._prepare()
         with Tally(plan.spec.columns, self.lease.token) as tally:
             totals, actors = self._stream(version, tally)
@@ -132,6 +133,13 @@ class Run:
             self._tag()
         else:
             self.report |= {"version": version, "tag": plan.spec.publish.tag}
+
+    def _check_removal(self) -> None:
+        """Refuse to delete more of the table than the job allows."""
+        if self.plan.changes.unlisted and self.plan.spec.table.prune:
+            log.warning("%d files could not be listed: nothing is pruned, see the rejects", self.plan.changes.unlisted)
+        self.gates = gates_at_plan(self.plan)
+        check_gates(self.gates)
 
     def _prepare(self) -> int | None:
         """Make the table ready for what will be written; that version. From here on the run can be gone on with."""
@@ -193,18 +201,11 @@ class Run:
 
     def _check_rejects(self, totals: Mapping[str, Counts], tally: Tally) -> None:
         """Refuse to publish where too much was rejected; the rejects can be read all the same."""
-        gates, spec = reject_gates(self.plan, totals, tally), self.plan.spec
-        self.report["gates"] = [gate.to_json() for gate in gates]
-        failed = [gate for gate in gates if not gate.held]
-        if not failed:
-            return
-        self._write_rejects(tally, None)
-        told = "; ".join(str(gate) for gate in gates)
-        raise GateRefused(
-            f"{told}. gates.max_reject_rate allows {failed[0].limit:.1%}. Nothing was published.\n"
-            f"  Read the reasons: latentlake rejects {spec.table.uri} {spec.table.name}\n"
-            "  To publish all the same: --set gates.max_reject_rate=1"
-        )
+        gates = gates_before_commit(self.plan, totals, tally)
+        self.gates += gates
+        if not all(gate.held for gate in gates):
+            self._write_rejects(tally, None)
+        check_gates(gates)
 
     def _commit(self, version: int | None, tally: Tally) -> int | None:
         """Commit, and write the rejects; the version committed, None where there was nothing to commit."""
@@ -236,14 +237,10 @@ class Run:
             self.report["indexes"].append(asdict(built))
             self.head = int(table.version)
         self.seconds["index"] = time.time() - began
-        least = spec.gates.min_recall
-        for built in self.report["indexes"]:
-            if least is not None and built["recall"] is not None and built["recall"] < least:
-                raise GateRefused(
-                    f"the index of '{built['column']}' finds {built['recall']:.3f} of the 10 nearest; gates.min_recall asks for "
-                    f"{least:.3f}. Version {self.head} is not published.\n"
-                    "  Choose another index type, or lower the gate; the next run gates this version again."
-                )
+        recalls = {built["column"]: built["recall"] for built in self.report["indexes"]}
+        gates = gates_before_tag(spec.gates.min_recall, recalls, int(table.version))
+        self.gates += gates
+        check_gates(gates, f"Version {self.head} is not published.")
 
     def _tag(self) -> None:
         """Put the tag that readers follow on the version that was gated."""
@@ -273,6 +270,7 @@ class Run:
             "state": state,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_memory_mb": round(peak_mb, 1),
+            "gates": to_json(self.gates),
         }
         if failure is not None:
             self.report["error"] = describe(failure)

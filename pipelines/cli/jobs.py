@@ -45,10 +45,12 @@ def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, a
     from latentlake.storage import open_storage
     from pipelines.job.jobfile import load_job
     from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
+    from pipelines.publish.gates import gates_at_plan, to_json
 
     spec, profile = load_job(job, overrides), load_profile(cluster)
     with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
-        described = describe_plan(make_plan(resolve_models(spec), profile, open_storage(folder)))
+        made = make_plan(resolve_models(spec), profile, open_storage(folder))
+        described = describe_plan(made) | {"gates": to_json(gates_at_plan(made))}
     described["warnings"] = warnings_of(spec)
     if as_json:
         print(json.dumps(described))

@@ -16,7 +16,7 @@ from latentlake.provenance import columns_of, fingerprint_of
 from latentlake.storage import Storage
 from latentlake.stored import stored_bytes
 from operators.embedders.base import short_hash
-from operators.errors import GateRefused, SourceError, SpecError
+from operators.errors import SourceError, SpecError
 from operators.model_files import unpinned_model
 from pipelines.job.spec import JobSpec
 from pipelines.planning.changes import Comparison, table_objects
@@ -308,20 +308,6 @@ def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
         log.warning("tag '%s' was taken back to version %d: the run builds on that", tag, marked)
         return Base(newest.checkout_version(marked), restores=True)
     return Base(newest, unpublished=True)
-
-
-def check_removal(plan: Plan) -> None:
-    """Refuse to delete more of the table than the job's gate allows. Raises `GateRefused`."""
-    if plan.changes.unlisted and plan.spec.table.prune:
-        log.warning("%d files could not be listed: nothing is pruned, see the rejects", plan.changes.unlisted)
-    deletes = plan.removes > 0 or (plan.replaces_all and plan.base_version is not None)
-    limit, share = plan.spec.gates.max_rows_removed, plan.changes.gone_share
-    if deletes and plan.retry is None and plan.resumed is None and share > limit:
-        raise GateRefused(
-            f"{plan.changes.gone} of the table's {plan.changes.in_table} objects ({share:.1%}) are gone from the source; "
-            f"gates.max_rows_removed allows {limit:.1%}. Nothing was published.\n"
-            "  Check the source; if it is right, raise the gate for this run: --set gates.max_rows_removed=1."
-        )
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

@@ -7,46 +7,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any, NotRequired
+from typing import Any
 
 import lance
 from lance.commit import CommitConflictError
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
-from latentlake.indexes import describe_indexes, measure_recall, merge_index
-from latentlake.provenance import columns_of
+from latentlake.indexes import describe_indexes, merge_index
 from latentlake.storage import Storage
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.flow.columns import read_merged
 from pipelines.planning.plan import new_run_id
 from pipelines.publish.commit import find_commit, named_files
+from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, stored_min_recall, to_json
 from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.publish.tally import readable_records
 from pipelines.resume import cut_short, discard
 from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
-from pipelines.state.ledger import RUNS_TABLE, SPEC, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
+from pipelines.state.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
 from pipelines.state.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
 
 log = logging.getLogger(__name__)
 
-
-class GateShape(TypedDict):
-    """What upkeep reads of a stored job's gates."""
-
-    min_recall: NotRequired[float | None]
-
-
-class JobShape(TypedDict):
-    """What upkeep reads of a stored job."""
-
-    gates: GateShape
-
-
-GATES = TypeAdapter(JobShape)
 
 FRAGMENT_ROWS = 1_000_000
 KEEP_VERSIONS = timedelta(days=7)
@@ -88,7 +72,9 @@ def maintain_table(
         after = compact(lake, table, resumable, lease)
         report |= {"version": after.version, "fragments": len(after.get_fragments()), "rows": after.count_rows()}
         report["index_segments"] = count_segments(after)
-        report["recall"], held = gate_again(lake, table, after)
+        report["recall"] = measure_recalls(after)
+        gates, held = gate_again(lake, table, report["recall"], int(after.version))
+        report["gates"] = to_json(gates)
         report["tags_moved"] = (
             move_tags(lease, after, before.version) if held and after.version != before.version else []
         )
@@ -132,26 +118,17 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
     return dataset
 
 
-def gate_again(lake: Storage, table: str, dataset: lance.LanceDataset) -> tuple[dict[str, float], bool]:
-    """Recall of each merged index, by column, and whether it is what the table's job asks for."""
-    stored = columns_of(dataset.schema)
-    columns = [info.column for info in describe_indexes(dataset) if info.metric and info.column in stored]
-    recall = {column: measure_recall(dataset, column, stored[column].metric) for column in columns}
+def gate_again(lake: Storage, table: str, recalls: Mapping[str, float], version: int) -> tuple[list[Gate], bool]:
+    """The gates before the tag, as the table's job sets them, and whether the tag may move: not where they are unknown."""
     try:
-        least = stored_gate(lake, table)
+        gates = gates_before_tag(stored_min_recall(lake, table), recalls, version)
     except Unreadable as failure:
         log.warning("no tag is moved, because the job's gates are unknown: %s", failure)
-        return recall, False
-    held = least is None or all(found >= least for found in recall.values())
-    if not held:
-        log.warning("an index finds too little (%s, gates.min_recall asks for %.3f): no tag is moved", recall, least)
-    return recall, held
-
-
-def stored_gate(lake: Storage, table: str) -> float | None:
-    """`gates.min_recall` of the job that the table was last written by; None: it asks for nothing. Raises `Unreadable`."""
-    specs = [line["spec"] for line in read_runs(lake, table, "head IS NOT NULL") if line["spec"]]
-    return SPEC.check(GATES, SPEC.read(specs[0]))["gates"].get("min_recall") if specs else None
+        return [], False
+    for gate in gates:
+        if not gate.held:
+            log.warning("no tag is moved: %s%s", gate.why, gate.asks)
+    return gates, all(gate.held for gate in gates)
 
 
 def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int) -> list[str]:

@@ -10,15 +10,28 @@ from latentlake.storage import Storage
 from latentlake.table import checkout
 from operators.errors import NotFound
 from pipelines.planning.plan import new_run_id
+from pipelines.publish.gates import Gate, check_gates, gates_before_tag, measure_recalls, stored_min_recall, to_json
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.state.lease import hold_table
-from pipelines.state.ledger import ROLLED_BACK, WORK_FOLDER, open_dataset, read_runs, record_run, sql_string
+from pipelines.state.ledger import (
+    ROLLED_BACK,
+    WORK_FOLDER,
+    open_dataset,
+    read_runs,
+    record_run,
+    sql_string,
+    was_published,
+)
 
 
 def roll_back(
     lake: Storage, table: str, tag: str = "prod", version: int | None = None, wait: bool = False
 ) -> tuple[int, int]:
-    """Move `tag` to `version`, or to the one it marked before; from and to. Raises `NotFound`, `WriterConflict`."""
+    """Move `tag` to `version`, or to the one it marked before; from and to.
+
+    A version that `tag` has never marked is gated first. Raises `NotFound`, `WriterConflict`, `GateRefused`, and `Unreadable`
+    where such a version's gates are unknown.
+    """
     with hold_table(lake.child(WORK_FOLDER, table), "rollback", wait) as lease:
         dataset = open_dataset(lake, table)
         if dataset is None:
@@ -26,7 +39,8 @@ def roll_back(
         settle_tags(lease, dataset)
         marked = int(checkout(dataset, table, tag).version)
         target = version if version is not None else previous_version(lake, table, dataset, tag, marked)
-        checkout(dataset, table, target)
+        gates = gates_of(lake, table, checkout(dataset, table, target), tag)
+        check_gates(gates, f"Tag '{tag}' stays at version {marked}.")
         move_tag(lease, dataset, tag, target)
         record_run(
             lake,
@@ -38,11 +52,18 @@ def roll_back(
                 "started_at": datetime.now(UTC),
                 "base_version": marked,
                 "version": target,
-                "report": {},
+                "report": {"gates": to_json(gates)},
                 "tag": tag,
             },
         )
         return marked, target
+
+
+def gates_of(lake: Storage, table: str, dataset: lance.LanceDataset, tag: str) -> list[Gate]:
+    """The gates before the tag, of a version that `tag` has never marked; none for one that was published by it."""
+    if was_published(lake, table, int(dataset.version), tag) or (least := stored_min_recall(lake, table)) is None:
+        return []
+    return gates_before_tag(least, measure_recalls(dataset), int(dataset.version))
 
 
 def previous_version(lake: Storage, table: str, dataset: lance.LanceDataset, tag: str, marked: int) -> int:

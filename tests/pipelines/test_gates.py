@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from job_maker import HASHING, make_job, rows_of, write_jsonl, write_texts
+import yaml
+from job_maker import HASHING, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
-from run_maker import cut_short, lake_of
+from run_maker import cut_short, lake_of, leave_ray_out
 
 from operators.errors import GateRefused
+from pipelines.cli.main import app
 from pipelines.job.jobfile import parse_job
 from pipelines.publish.gates import RUN_REJECTS
 from pipelines.run import run_job as run_with
 from pipelines.state.ledger import read_report, read_runs
 from pipelines.state.manifest import Retry
+from pipelines.upkeep.maintain import maintain_table
+from pipelines.upkeep.rollback import roll_back
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -39,7 +45,15 @@ def job_with(
 
 
 def gates_of(report: Mapping[str, Any]) -> dict[str, tuple[int, int, bool]]:
-    return {gate["of"]: (gate["rejected"], gate["objects"], gate["held"]) for gate in report["gates"]}
+    """Rejected objects, of how many, and whether that may be published, by what was asked."""
+    found = {}
+    for gate in report["gates"]:
+        if gate["name"] == "max_reject_rate":
+            rejected, objects = (int(part) for part in gate["why"].split()[:3:2])
+            assert gate["value"] == round(rejected / objects if objects else 0, 6)
+            assert (gate["moment"], gate["measured_at"]) == ("commit", None)
+            found[gate["of"]] = rejected, objects, gate["held"]
+    return found
 
 
 def test_new_objects_that_are_all_broken_are_not_published(tmp_path: Path):
@@ -126,7 +140,8 @@ def test_each_column_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Config, "prepare", picky)
     both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 8}]}
     report = run_job(both)
-    assert report["gates"][1]["column"] == "g" and gates_of(report)["run"] == (20, 120, True)
+    assert [g["column"] for g in report["gates"] if g["of"] == "run"] == ["g"]
+    assert gates_of(report)["run"] == (20, 120, True)
     with pytest.raises(
         GateRefused, match=r"21 of 21 objects that this run decided on \(100.0%\) were rejected for 'g'"
     ):
@@ -140,3 +155,95 @@ def test_a_run_that_goes_on_is_judged_as_a_whole(tmp_path: Path):
     cut_short(job, 2)
     with pytest.raises(GateRefused, match="30 of 30 objects that this run decided on"):
         run_job(job)
+
+
+# the three moments, and upkeep
+
+
+def moments(gates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool, int | None]]:
+    return [(gate["moment"], gate["of"], gate["held"], gate["measured_at"]) for gate in gates]
+
+
+def indexed_job(tmp_path: Path, **gates: float) -> dict[str, Any]:
+    """A job of texts with an index that is made of few words, so that a search of it may miss."""
+    rng = np.random.default_rng(0)
+    texts = {f"{n:03}.txt": " ".join(f"word{k}" for k in rng.integers(0, 500, 30)) for n in range(300)}
+    source = write_texts(tmp_path / "in", texts)
+    return make_job(tmp_path, source, table={"prune": True}, index=[{"column": "h", "type": "ivf_pq"}], gates=gates)
+
+
+def test_a_run_reports_every_gate_in_the_order_asked(tmp_path: Path):
+    job = indexed_job(tmp_path, min_recall=0.1)
+    first = run_job(job)
+    (tmp_path / "in" / "000.txt").unlink()
+    write_texts(tmp_path / "in", {"new.txt": "word1 word2"})
+    report = run_job(job)
+    assert moments(first["gates"]) == [
+        ("commit", "listed", True, None), ("commit", "run", True, None), ("tag", "index", True, first["version"])
+    ]  # fmt: skip
+    assert moments(report["gates"]) == [
+        ("plan", "table", True, first["version"]),
+        *(("commit", of, True, None) for of in ("listed", "run")),
+        ("tag", "index", True, report["version"]),
+    ]
+    removal, *_, recall = report["gates"]
+    assert (removal["value"], removal["limit"]) == (round(1 / 300, 6), 0.1)
+    assert removal["why"] == "1 of the table's 300 objects (0.3%) are gone from the source"
+    assert (recall["name"], recall["column"], recall["limit"]) == ("min_recall", "h", 0.1)
+    assert recall["value"] == round(report["indexes"][0]["recall"], 6)
+    assert read_report(read_runs(lake_of(job), "t")[0]["report"])["gates"] == report["gates"]
+
+
+def test_a_refusal_at_plan_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    job = indexed_job(tmp_path)
+    run_job(job)
+    for n in range(150):
+        (tmp_path / "in" / f"{n:03}.txt").unlink()
+    with pytest.raises(GateRefused, match=r"150 of the table's 300 objects \(50.0%\)") as refused:
+        run_job(job)
+    assert str(refused.value).splitlines()[1].startswith("  Check the source; if it is right, raise the gate")
+    assert refused.value.report is not None
+    assert moments(refused.value.report["gates"]) == [("plan", "table", False, 2)]
+    (line, *_) = read_runs(lake_of(job), "t")
+    assert (line["state"], read_report(line["report"])["gates"][0]["value"]) == ("refused", 0.5)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    app(["plan", str(tmp_path / "job.yaml"), "--json"], standalone_mode=False)
+    assert moments(json.loads(capsys.readouterr().out)["gates"]) == [("plan", "table", False, 2)]
+
+
+def test_without_prune_nothing_is_deleted_and_the_gate_holds(tmp_path: Path):
+    job = indexed_job(tmp_path)
+    run_job(job)
+    for n in range(150):
+        (tmp_path / "in" / f"{n:03}.txt").unlink()
+    (removal, *_) = run_job({**job, "table": {**job["table"], "prune": False}})["gates"]
+    assert (removal["of"], removal["value"], removal["held"]) == ("table", 0.5, True)
+
+
+def test_upkeep_asks_the_gates_of_the_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A version that was refused is no place to go back to, and maintenance does not publish it either."""
+    job = indexed_job(tmp_path, min_recall=0.1)
+    published = run_job(job)["version"]
+    write_texts(tmp_path / "in", {"new.txt": "word1 word2"})
+    monkeypatch.setattr("latentlake.indexes.REFINE_FACTOR", 1)  # searches that miss
+    with pytest.raises(
+        GateRefused, match=r"finds 0\.\d{3} of the 10 nearest; gates.min_recall asks for 1.000. Version 4"
+    ):
+        run_job({**job, "gates": {"min_recall": 1.0}})
+    lake = lake_of(job)
+    with pytest.raises(GateRefused, match=rf"asks for 1.000. Tag 'prod' stays at version {published}") as refused:
+        roll_back(lake, "t", version=4)
+    assert "Choose another index type" in str(refused.value)
+    report = maintain_table(lake, "t")
+    ((moment, of, held, measured_at),) = moments(report["gates"])
+    assert (moment, of, held, measured_at) == ("tag", "index", False, report["version"])
+    assert read_report(read_runs(lake, "t", "state = 'maintained'")[0]["report"])["gates"] == report["gates"]
+    assert open_table(job).version == published
+    monkeypatch.undo()
+    leave_ray_out(monkeypatch)
+    run_job(job)  # a job that asks for less publishes the head
+    head = open_table(job).version
+    roll_back(lake, "t", version=published)
+    roll_back(lake, "t", version=head)  # it was published, so it is not measured again
+    (forth, back, *_) = read_runs(lake, "t", "state = 'rolled back'")
+    assert [read_report(line["report"])["gates"] for line in (forth, back)] == [[], []]

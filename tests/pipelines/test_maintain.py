@@ -348,7 +348,7 @@ def test_an_index_that_finds_too_little_keeps_the_tag(
     job = indexed(tmp_path, 2, gates={"min_recall": 0.1})
     version = open_table(job).version
     with monkeypatch.context() as patch:
-        patch.setattr(module, "measure_recall", lambda *_: 0.05)
+        patch.setattr(module, "measure_recalls", lambda _: {"h": 0.05})
         report = maintain(job)
     assert (report["tags_moved"], report["recall"], open_table(job).version) == ([], {"h": 0.05}, version)
     assert "no tag is moved" in caplog.text
