@@ -15,6 +15,8 @@ Metric = Literal["cosine", "l2", "dot", "hamming"]
 # Lance searches neither int8 vectors nor bits that are not packed eight to a byte.
 VALUES = {"float32": pa.float32(), "float16": pa.float16(), "binary": pa.uint8()}
 BITS = 8
+PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # endings of the columns beside a vector column of texts
+UNIT_KEY = b"latentlake.unit"  # in a field's metadata: what a column of positions counts, see `operators.fan_out`
 
 
 def stored_length(dtype: str, dimension: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from latentlake.storage import OBJECT_STORES, open_storage, scheme_of
+from latentlake.stored import PART_TYPES
 from operators.batch import make_batch
 from operators.decode import find_decoder
 
@@ -51,7 +52,7 @@ def shown_names(rows: pa.Table) -> list[str]:
         for name in rows.column_names
         if not (rows.num_rows and rows[name].null_count == rows.num_rows)
         and not (same and name == "object_id")
-        and not name.endswith(("_tokens", "_truncated"))
+        and not name.endswith(tuple(PART_TYPES))
     ]
     first = (DISTANCE, "id", "text")
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))

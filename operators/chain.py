@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from operators.batch import Batch, describe, held_bytes, live_rows, object_array, take_rows
-from operators.decode import find_decoder
+from operators.decode import find_decoder, positions_of
 from operators.embedders.base import Role
 from operators.errors import SpecError
+from operators.fan_out import CHUNK, Position
 from operators.preprocess import Tokenizer, find_operator
 
 
@@ -26,7 +27,10 @@ class Step:
         """Run the operator. `tokenizers` are those of the job's vector columns, by column."""
         known = find_operator(self.op)
         extra = {"tokenizer": tokenizers[self.params["column"]]} if known.needs_tokenizer else {}
-        return known.apply(batch, **self.params, **extra)
+        made = known.apply(batch, **self.params, **extra)
+        if missing := [position.name for position in known.positions if position.name not in made]:
+            raise SpecError(f"{self.op}: declares the position '{missing[0]}', and does not write it.")
+        return made
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """What of this step changes a vector's numbers."""
@@ -46,13 +50,22 @@ class Chain:
         """The batch column that decoding writes and the embedders read: "text" or "image"."""
         return str(find_decoder(self.modality).COLUMN)
 
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Columns that say where in its object a row lies, as the decoder and the operators declare them; none: an object is one row."""
+        made = [
+            *positions_of(find_decoder(self.modality)),
+            *(p for s in self.steps for p in find_operator(s.op).positions),
+        ]
+        return tuple(dict.fromkeys([CHUNK, *made])) if made else ()
+
     def pieces(self, batch: Batch, tokenizers: Mapping[str, Tokenizer], limit: int) -> Iterator[Batch]:
         """Run a batch of objects piece by piece: a piece holds about `limit` bytes at most of what comes out, or one object.
 
         Objects go through the chain one by one, so that what is at work beside a piece is one object too; texts that are
         not cut up, which no operator makes longer by much, go together. There is one piece at least.
         """
-        together = self.modality == "text" and not any(find_operator(step.op).fans_out for step in self.steps)
+        together = self.modality == "text" and not self.positions
         if together or len(batch["id"]) < 2:
             yield self.run(batch, tokenizers)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from operators.fan_out import Position
 from operators.registry import load_module, module_names
 
 
@@ -17,9 +18,15 @@ def find_decoder(modality: str) -> ModuleType:
 
     It has `decode(batch)`, `VERSION` (in the fingerprint), `COLUMN` (what it writes), and, where operators have to make
     it another modality before a model takes it, `EMBEDDED_AS`. A pydantic model `Options` says which keyword arguments
-    `decode` takes: a job may give them under `decode`.
+    `decode` takes: a job may give them under `decode`. One that makes several rows of an object does so by
+    `operators.fan_out.fan_out`, and has its `POSITIONS`.
     """
     return load_module(__name__, "decode", modality, "modality")
+
+
+def positions_of(decoder: ModuleType) -> tuple[Position, ...]:
+    """Columns that a decoder writes of where in its object a row lies; none for one that makes one row of an object."""
+    return tuple(getattr(decoder, "POSITIONS", ()))
 
 
 def embedded_as(modality: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from operators.batch import Batch
 from operators.errors import unknown_name
+from operators.fan_out import Position
 from operators.registry import load_module, module_names
 
 INJECTED = "tokenizer"
@@ -45,18 +46,22 @@ class Operator:
     params: type[BaseModel]
     needs_tokenizer: bool
     at_query: bool
-    fans_out: bool
+    positions: tuple[Position, ...]  # that it writes; some: it makes several rows of one
     version: int
 
 
 def operator(
-    *modalities: str, makes: str | None = None, at_query: bool = True, fans_out: bool = False, version: int = 1
+    *modalities: str,
+    makes: str | None = None,
+    at_query: bool = True,
+    positions: Sequence[Position] = (),
+    version: int = 1,
 ) -> Callable[[Callable[..., Batch]], Any]:
     """Mark a function as a preprocessing operator of `modalities` ("text", "image").
 
     `makes`: the modality that its rows are of from then on, where that may be another one. `at_query`: a query goes
-    through it too (cleaning does, chunking does not). `fans_out`: it makes several rows of one, and writes their
-    `chunk`, `start` and `end`. `version` is part of the fingerprint: raise it when the operator's output changes.
+    through it too (cleaning does, chunking does not). `positions`: it makes several rows of one by `fan_out`, and
+    writes these columns. `version` is part of the fingerprint: raise it when the operator's output changes.
     """
 
     def mark(fn: Callable[..., Batch]) -> Callable[..., Batch]:
@@ -75,7 +80,7 @@ def operator(
             params=create_model(fn.__name__, __config__=ConfigDict(frozen=True, extra="forbid"), **fields),
             needs_tokenizer=any(p.name == INJECTED for p in keywords),
             at_query=at_query,
-            fans_out=fans_out,
+            positions=tuple(positions),
             version=version,
         )
         return fn

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from operators.batch import Batch, RowError, RowFiltered, Waveform, live_rows, map_rows, object_array, take_rows
+from operators.batch import Batch, RowError, RowFiltered, Waveform, map_rows
 from operators.decode.audio import RATES
 from operators.errors import SpecError
+from operators.fan_out import Piece, fan_out, span
 from operators.limits import MAX_ROWS, MAX_SAMPLES
 from operators.preprocess import operator
 
@@ -22,6 +23,7 @@ SecondsOrNone = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decibels = Annotated[float, Field(ge=-120, le=0)]
 
+TIME = span("time_ms")
 FRAMES_A_SECOND = 100  # in which `trim_silence` looks for sound
 BLOCK_S, BLOCK_STEP = 0.4, 0.25  # over which loudness is measured, and its part by which they follow (ITU-R BS.1770-4)
 SILENT_LUFS, RELATIVE_LU = -70.0, 10.0  # a block below that, or so far below the mean, does not count
@@ -97,53 +99,30 @@ def limit_duration(
     return map_rows(batch, limit, column="audio", into="audio", stage="limit_duration")
 
 
-@operator("audio", at_query=False, fans_out=True)
+@operator("audio", at_query=False, positions=TIME)
 def window_audio(batch: Batch, *, seconds: Seconds, overlap_seconds: SecondsOrZero = 0.0) -> Batch:
     """Fan each object out to windows of `seconds`, of which each begins `overlap_seconds` before the last one ended.
 
-    Every live row becomes one row a window, with all its columns and: `id` = `object_id#k`, `chunk` = k, `audio` = the
-    window, and `start` and `end`, its place in the sound that came in, in milliseconds (int64). The last window ends with
-    the sound: it is moved back so that it is as long as the others. A sound of `seconds` or less is one window. Rejected
-    and filtered rows pass once, with their id and zeros. Objects stay in their order. A sound of more windows than
-    `MAX_ROWS`, or whose windows hold more than `MAX_SAMPLES`, is rejected.
+    A window becomes a row (see `fan_out`) whose `audio` is the window, and whose `start` and `end` are its place in the sound
+    that came in, in milliseconds. The last window ends with the sound: it is moved back so that it is as long as the
+    others. A sound of `seconds` or less is one window. A sound of more windows than `MAX_ROWS`, or whose windows hold more
+    than `MAX_SAMPLES`, is rejected.
 
     Raises `SpecError` for an overlap that is no less than the window, and for rows that have been fanned out already.
     """
     if overlap_seconds >= seconds:
         raise SpecError(f"window_audio: overlap_seconds is {overlap_seconds:g}, and a window has {seconds:g} seconds.")
-    live = set(live_rows(batch).tolist())
-    if any(batch["id"][row] != batch["object_id"][row] for row in live):
-        raise SpecError(
-            "window_audio: the rows are windows already.\n  Name one operator that fans out a job, not two."
-        )
-    errors = batch["error"].copy()
-    rows: list[int] = []
-    pieces: list[tuple[str, Waveform | None, int, int, int]] = []
-    for row, (row_id, sound) in enumerate(zip(batch["id"], batch["audio"], strict=True)):
-        places: list[tuple[int, int]] = []
-        if row in live:
-            try:
-                places = window_places(sound, seconds, overlap_seconds)
-            except RowError as failure:
-                errors[row] = f"window_audio: {failure}"
-        if not places:
-            rows.append(row)
-            pieces.append((row_id, sound, 0, 0, 0))
-        for k, (start, end) in enumerate(places):
-            window = Waveform(sound.samples[start:end], sound.rate)
-            rows.append(row)
-            pieces.append((f"{row_id}#{k}", window, k, milliseconds(start, sound), milliseconds(end, sound)))
-    ids, sounds, *numbers = zip(*pieces, strict=True) if pieces else ((),) * 5
-    chunk, start_ms, end_ms = (np.array(values, dtype=np.int64) for values in numbers)
-    out = take_rows({**batch, "error": errors}, np.array(rows, dtype=np.int64))
-    return {
-        **out,
-        "id": object_array(ids),
-        "audio": object_array(sounds),
-        "chunk": chunk,
-        "start": start_ms,
-        "end": end_ms,
-    }
+
+    def cut(row: int) -> list[Piece]:
+        sound = batch["audio"][row]
+        places = window_places(sound, seconds, overlap_seconds)
+        parts = [Waveform(sound.samples[start:end], sound.rate) for start, end in places]
+        return [
+            (part, (milliseconds(start, sound), milliseconds(end, sound)))
+            for part, (start, end) in zip(parts, places, strict=True)
+        ]
+
+    return fan_out(batch, cut, column="audio", stage="window_audio", positions=TIME)
 
 
 def resampled(sound: Waveform, rate: int) -> Waveform:

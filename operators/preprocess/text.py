@@ -9,14 +9,16 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from operators.batch import Batch, RowError, RowFiltered, live_rows, map_rows, object_array, take_rows
+from operators.batch import Batch, RowError, RowFiltered, live_rows, map_rows
 from operators.errors import SpecError
+from operators.fan_out import Piece, fan_out, span
 from operators.limits import MAX_CHARS, MAX_ROWS
 from operators.preprocess import Tokenizer, operator
 
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=1)] | None
 
+CHARACTERS = span("characters")
 LINE_BREAK = re.compile(r"\r\n?")
 FEWER_CHUNKS = "raise max_tokens, lower overlap, or split the object"
 AT_ONCE = 2**20  # characters that are cleaned at once
@@ -62,7 +64,7 @@ def drop_short_text(batch: Batch, *, min_chars: Count) -> Batch:
     return map_rows(batch, keep_long, column="text", into="text", stage="drop_short_text")
 
 
-@operator("text", at_query=False, fans_out=True)
+@operator("text", at_query=False, positions=CHARACTERS)
 def chunk_text(
     batch: Batch,
     *,
@@ -73,41 +75,22 @@ def chunk_text(
 ) -> Batch:
     """Fan each object out to windows of at most `max_tokens` tokens of the vector column `column`.
 
-    Windows overlap by `overlap` tokens and break between words; see `token_windows`. Every live row becomes one row a
-    window, with all its columns and: `id` = `object_id#k`, `chunk` = k, `text` = its slice, and `start` and `end`, the
-    slice's place in the text that came in, in characters (int64): `text == original[start:end]`. Characters outside any
-    token, at the ends of a window, are left out. A text without tokens is rejected as `chunk_text: empty`, one of more
-    chunks than `MAX_ROWS`, or that hold more than `MAX_CHARS`, too. Rejected and filtered rows pass once, with their id
-    and zeros. Objects stay in their order.
+    Windows overlap by `overlap` tokens and break between words; see `token_windows`. A window becomes a row (see `fan_out`)
+    whose `text` is the slice from `start` to `end` of the text that came in: `text == original[start:end]`. Characters
+    outside any token, at the ends of a window, are left out. A text without tokens is rejected as `chunk_text: empty`, one
+    of more chunks than `MAX_ROWS`, or that hold more than `MAX_CHARS`, too.
 
     Raises `SpecError` for sizes that cannot be, and for rows that have been fanned out already.
     """
-    max_tokens = chunk_size(column, max_tokens, overlap, tokenizer)
-    live = live_rows(batch)
-    if any(batch["id"][row] != batch["object_id"][row] for row in live):
-        raise SpecError("chunk_text: the rows are chunks already.\n  Name one operator that fans out a job, not two.")
-    spans = dict(zip(live.tolist(), tokenizer.spans([batch["text"][row] for row in live]), strict=True))
+    size = chunk_size(column, max_tokens, overlap, tokenizer)
+    live = live_rows(batch).tolist()
+    spans = dict(zip(live, tokenizer.spans([batch["text"][row] for row in live]), strict=True))
 
-    errors = batch["error"].copy()
-    cuts: dict[int, list[tuple[int, int]]] = {}
-    for row, tokens in spans.items():
-        try:
-            cuts[row] = chunk_places(tokens, max_tokens, overlap)
-        except RowError as failure:
-            errors[row] = f"chunk_text: {failure}"
-    pieces: list[tuple[int, str, str | None, int, int, int]] = []
-    for row, (row_id, text) in enumerate(zip(batch["id"], batch["text"], strict=True)):
-        places = cuts.get(row, [])
-        if row in cuts and not places:
-            errors[row] = "chunk_text: empty"
-        pieces.extend((row, f"{row_id}#{k}", text[start:end], k, start, end) for k, (start, end) in enumerate(places))
-        if not places:
-            pieces.append((row, row_id, text, 0, 0, 0))
+    def cut(row: int) -> list[Piece]:
+        text = batch["text"][row]
+        return [(text[start:end], (start, end)) for start, end in chunk_places(spans[row], size, overlap)]
 
-    rows, ids, texts, *numbers = zip(*pieces, strict=True) if pieces else ((),) * 6
-    chunk, start, end = (np.array(values, dtype=np.int64) for values in numbers)
-    out = take_rows({**batch, "error": errors}, np.array(rows, dtype=np.int64))
-    return {**out, "id": object_array(ids), "text": object_array(texts), "chunk": chunk, "start": start, "end": end}
+    return fan_out(batch, cut, column="text", stage="chunk_text", positions=CHARACTERS)
 
 
 def fix_by_lines(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from latentlake.storage import Storage
-from latentlake.stored import stored_type
+from latentlake.stored import PART_TYPES, stored_type
 from operators.batch import Batch, ReadError, RowError, Waveform, describe, make_batch, object_array, take_rows
 from operators.chain import reject_empty
 from operators.embedders.base import EmbedderConfig
@@ -25,7 +25,7 @@ from pipelines.flow.columns import place_rows
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import JobSpec
-from pipelines.planning.schema import PART_TYPES, fans_out, parts_of
+from pipelines.planning.schema import parts_of
 from pipelines.planning.work import read_work
 from pipelines.sources._partitions import read_with_partitions
 from pipelines.sources.base import Objects
@@ -99,7 +99,7 @@ class ReadShard:
         hash_objects(batch, work, objects, self.spec.source.uri_is_object)
         batch = self._drop_unchanged(batch, status)
         # Chunks have hashes of their own, which are known only once the object is decoded.
-        known = None if fans_out(self.spec) else self._known_vectors(batch["content_hash"].tolist())
+        known = None if self.spec.chain.positions else self._known_vectors(batch["content_hash"].tolist())
         pieces = self.spec.chain.pieces(batch, {e.column: e.config for e in self.spec.embed}, HELD_BYTES)
 
         def finish(piece: Batch) -> pa.Table:
@@ -137,9 +137,9 @@ class ReadShard:
     def _rows(self, batch: Batch, work: pa.Table, metadata: pa.Table) -> pa.Table:
         """Rows of the table to be, without vectors."""
         count, spec = len(batch["id"]), self.spec
-        fanned = "chunk" in batch
-        pieces = batch[spec.chain.column] if fanned else ()
-        hashes = [digest(piece_bytes(piece)) for piece in pieces] if fanned else batch["content_hash"]
+        positions = spec.chain.positions
+        pieces = batch[spec.chain.column] if positions else ()
+        hashes = [digest(piece_bytes(piece)) for piece in pieces] if positions else batch["content_hash"]
         uris = (
             work["uri"].take(batch["entry"].astype(np.int64))
             if spec.source.uri_is_object
@@ -152,10 +152,8 @@ class ReadShard:
             "content_hash": pa.array(hashes, pa.string()),
             "object_hash": pa.array(batch["object_hash"], pa.string()),
         }
-        if fanned:
-            columns["chunk"] = pa.array(batch["chunk"], pa.int32())
-            columns["start"] = pa.array(batch["start"], pa.int64())
-            columns["end"] = pa.array(batch["end"], pa.int64())
+        for position in positions:  # an operator that raised on every row has written none, and no row is left
+            columns[position.name] = pa.array(batch[position.name] if count else [], position.stored)
         if spec.chain.column == "text":
             columns["text"] = pa.array(batch["text"], pa.string())
         for field in self.fields:
@@ -272,7 +270,11 @@ def piece_bytes(piece: Any) -> bytes:
     """What an object was fanned out to, as bytes: equal pieces have equal bytes."""
     if isinstance(piece, Waveform):
         return f"{piece.rate}:".encode() + piece.samples.tobytes()
-    return str(piece).encode()
+    if isinstance(piece, np.ndarray):
+        return f"{piece.dtype.str}{piece.shape}:".encode() + piece.tobytes()
+    if isinstance(piece, str):
+        return piece.encode()
+    return f"{piece.mode}{piece.size}:".encode() + bytes(piece.tobytes())  # a picture of Pillow's
 
 
 def digest(content: bytes) -> str:

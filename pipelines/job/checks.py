@@ -7,12 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
-from latentlake.stored import check_metric, default_metric
+from latentlake.stored import PART_TYPES, check_metric, default_metric
 from operators.chain import Step
 from operators.decode import embedded_as, modality_names
 from operators.errors import SpecError, did_you_mean, redact_url
 from operators.preprocess import find_operator, operators_by_name
-from pipelines.job.document import RESERVED, TABLE_NAME
+from pipelines.job.document import TABLE_NAME, reserved
 from pipelines.job.problems import Problems, Where
 from pipelines.job.spec import EmbedSpec, TableSpec
 from pipelines.sources.base import column_names
@@ -78,7 +78,7 @@ def check_columns(
     """What the sections say of one another: columns are there, once, and of the right modality."""
     names = [str(e.get("column", "")) if isinstance(e, dict) else "" for e in entries_of(data, "embed")]
     columns = [name for name in names if name]
-    counts = {name: column for column in columns for name in (f"{column}_tokens", f"{column}_truncated")}
+    counts = {name: column for column in columns for name in (column + end for end in PART_TYPES)}
     for index, (name, embed) in enumerate(zip(names, embeds, strict=True)):
         if name and name in names[:index]:
             problems.add(("embed", index, "column"), f"'{name}' is taken by another model; one column holds one model.")
@@ -108,7 +108,7 @@ def check_columns(
         places += [("metadata", at, name) for at, name in enumerate(source.metadata_names)]
         places += [("partitions", at, name) for at, name in enumerate(column_names(source.partitions))]
     for at, (section, index, name) in enumerate(places):
-        if name in RESERVED or name in columns or name in counts or name.startswith("_"):
+        if name in reserved() or name in columns or name in counts or name.startswith("_"):
             problems.add(
                 ("source", section, index), f"'{name}' is a column the table makes itself; rename it in the source."
             )

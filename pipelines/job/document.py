@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from copy import copy
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from latentlake.stored import StoredDtype
-from operators.decode import find_decoder, modality_names
+from operators.decode import find_decoder, modality_names, positions_of
 from operators.embedders import config_class, family_names
 from operators.errors import UnknownName
+from operators.fan_out import CHUNK
 from operators.preprocess import operators_by_name
 from operators.presets import preset_names, read_presets
 from pipelines.job.spec import GateSpec, IndexSpec, LimitSpec, PoolSpec, PublishSpec, Section, ShardSpec, TableSpec
@@ -25,16 +26,22 @@ from pipelines.sources import source_class, source_kinds
 
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 TABLE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-RESERVED = frozenset(
-    {"id", "object_id", "uri", "content_hash", "object_hash", "text", "image", "audio", "chunk", "start", "end"}
-)
+OWN_COLUMNS = ("id", "object_id", "uri", "content_hash", "object_hash", "text", "image", "audio")
+
+
+@cache
+def reserved() -> frozenset[str]:
+    """Names of the columns that a table may make itself, the positions of all that may fan an object out among them."""
+    declared = [operator.positions for operator in operators_by_name().values()]
+    declared += [positions_of(find_decoder(modality)) for modality in modality_names()]
+    return frozenset({*OWN_COLUMNS, CHUNK.name, *(position.name for made in declared for position in made)})
 
 
 def check_column(name: Any) -> Any:
     """The name of a vector column. Raises `ValueError`."""
-    if not isinstance(name, str) or not COLUMN_NAME.fullmatch(name) or name in RESERVED:
+    if not isinstance(name, str) or not COLUMN_NAME.fullmatch(name) or name in reserved():
         raise ValueError(
-            f"{name!r} is no column name: a letter, then letters, digits and '_'; not one of {', '.join(sorted(RESERVED))}"
+            f"{name!r} is no column name: a letter, then letters, digits and '_'; not one of {', '.join(sorted(reserved()))}"
         )
     return name
 

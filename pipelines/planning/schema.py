@@ -10,16 +10,15 @@ import lance
 import pyarrow as pa
 
 from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
-from latentlake.stored import stored_type
+from latentlake.stored import PART_TYPES, UNIT_KEY, stored_type
 from operators.errors import SchemaMismatch
-from operators.preprocess import find_operator
+from operators.fan_out import Position
 from pipelines.job.spec import EmbedSpec, JobSpec
 from pipelines.sources._partitions import partition_fields
 from pipelines.sources.base import column_names, column_types
 from pipelines.values.conversions import fits
 from pipelines.values.types import stated_instead, unstorable
 
-PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # beside a vector column of texts
 LIBRARIES = (
     *("latentlake", "ray", "pylance", "lancedb", "torch", "torchvision", "transformers", "sentence-transformers"),
     *("timm", "open-clip-torch", "model2vec", "onnxruntime", "openvino", "soundfile", "soxr", "av"),
@@ -114,8 +113,7 @@ def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema |
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("object_hash", pa.string(), nullable=False),
     ]
-    if fans_out(spec):
-        fields += [pa.field("chunk", pa.int32()), pa.field("start", pa.int64()), pa.field("end", pa.int64())]
+    fields += [position_field(position) for position in spec.chain.positions]
     if spec.chain.column == "text":
         fields.append(pa.field("text", pa.string()))
     fields += [pa.field(field.name, field.type) for field in metadata]
@@ -126,9 +124,9 @@ def table_schema(spec: JobSpec, metadata: Sequence[pa.Field], known: pa.Schema |
     return pa.schema([*known, *(field for field in fields if field.name not in known.names)])
 
 
-def fans_out(spec: JobSpec) -> bool:
-    """Whether an object may become several rows."""
-    return any(find_operator(step.op).fans_out for step in spec.chain.steps)
+def position_field(position: Position) -> pa.Field:
+    """Field of a column that says where in its object a row lies; its metadata says in what unit."""
+    return pa.field(position.name, pa.type_for_alias(position.stored), metadata={UNIT_KEY: position.unit.encode()})
 
 
 def vector_fields(embed: EmbedSpec, spec: JobSpec, run_id: str) -> list[pa.Field]:

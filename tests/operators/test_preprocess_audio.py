@@ -44,10 +44,9 @@ def sound_batch(*sounds: Waveform) -> Batch:
 @pytest.mark.parametrize(("name", "params"), OPERATORS.items(), ids=list(OPERATORS))
 def test_every_operator_keeps_its_rows_apart_and_its_types(name: str, params: dict[str, object]):
     found = find_operator(name)
-    assert found.modalities == ("audio",) and (found.fans_out, found.at_query) == (
-        (name == "window_audio"),
-        not found.fans_out,
-    )
+    units = [position.unit for position in found.positions]
+    assert found.modalities == ("audio",) and found.at_query == (not units)
+    assert units == (["time_ms", "time_ms"] if name == "window_audio" else [])
     sounds = [tone(0.5), tone(0.1, 44_100), tone(1.3, 22_050, 99)]
     together = found.apply(sound_batch(*sounds), **params)
     assert all(error is None for error in together["error"])
@@ -203,7 +202,7 @@ def test_windows_that_cannot_be():
     with pytest.raises(SpecError, match=r"overlap_seconds is 1, and a window has 1 seconds"):
         window_audio(sound_batch(tone(1)), seconds=1.0, overlap_seconds=1.0)
     out = window_audio(sound_batch(tone(3)), seconds=1.0)
-    with pytest.raises(SpecError, match="the rows are windows already"):
+    with pytest.raises(SpecError, match="the rows are parts of objects already"):
         window_audio(out, seconds=1.0)
 
 

@@ -183,7 +183,7 @@ def test_dead_rows_pass_once() -> None:
 
 def test_chunks_are_not_chunked_again() -> None:
     once = chunk_text(text_batch("a b c"), column="v", max_tokens=2, tokenizer=Config())
-    with pytest.raises(SpecError, match="chunks already"):
+    with pytest.raises(SpecError, match="parts of objects already"):
         chunk_text(once, column="v", max_tokens=1, tokenizer=Config())
 
 
