@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,16 +41,9 @@ def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (ty
 @app.command()
 def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
     """Show what a run would read, what is unchanged, its stages and pools. Writes nothing."""
-    from latentlake.storage import open_storage
-    from pipelines.job.jobfile import load_job
-    from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
-    from pipelines.publish.gates import gates_at_plan, to_json
+    from pipelines.jobs import plan_job
 
-    spec, profile = load_job(job, overrides), load_profile(cluster)
-    with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
-        made = make_plan(resolve_models(spec), profile, open_storage(folder))
-        described = describe_plan(made) | {"gates": to_json(gates_at_plan(made))}
-    described["warnings"] = warnings_of(spec)
+    described = plan_job(job, overrides, cluster)
     if as_json:
         print(json.dumps(described))
     else:

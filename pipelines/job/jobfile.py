@@ -28,12 +28,13 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return spec.model_copy(update={"source": spec.source.from_file(str(path))})
 
 
-def load_section(model: type[M], path: str | Path) -> M:
-    """Read a file that is one section, a cluster's profile say. Raises `InvalidSpec` with every mistake."""
-    data, problems = read_yaml(read_text(path), str(path))
+def load_section(model: type[M], given: str | Path | Mapping[str, Any]) -> M:
+    """One section, such as a cluster profile, from a file or as a dict. Raises `InvalidSpec` with every error."""
+    name = model.__name__ if isinstance(given, Mapping) else str(given)
+    data, problems = (given, Problems()) if isinstance(given, Mapping) else read_yaml(read_text(given), name)
     section = problems.check(model, {} if data is None else data, ())
     if section is None or problems.found:
-        raise InvalidSpec(problems.found, str(path))
+        raise InvalidSpec(problems.found, name)
     return section
 
 

@@ -29,7 +29,7 @@ class Problems:
 
     def check(self, model: type[M], data: Any, where: Where) -> M | None:
         """Validate a section; None, with its mistakes noted, where it is wrong."""
-        if not isinstance(data, dict):
+        if not isinstance(data, Mapping):
             self.add(where, no_mapping(data))
             return None
         try:
