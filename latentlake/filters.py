@@ -60,6 +60,11 @@ ABOUT_FILTERS = (
 )
 
 
+def sql_string(value: str) -> str:
+    """A string literal of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def check_filter(dataset: Any, where: str | None) -> None:
     """Raise `SpecError` for a filter that the dataset (pylance) cannot be read with, or of which a part would be ignored."""
     if where is None:

@@ -136,7 +136,8 @@ def build_index(dataset: Any, column: str, provenance_metric: str, type: IndexTy
 
 def merge_index(dataset: Any, found: IndexInfo) -> None:
     """Make the segments of an index one, which takes in the rows that it lacks; `dataset` moves to the version that has it."""
-    if found.segments > 1 or tail_has_vectors(dataset, found):
+    lacks_rows = tail_has_vectors(dataset, found) if found.metric else found.rows_unindexed > 0
+    if found.segments > 1 or lacks_rows:
         dataset.optimize.optimize_indices(index_names=[found.name], num_indices_to_merge=found.segments)
 
 

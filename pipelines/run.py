@@ -11,6 +11,7 @@ from typing import Any
 
 from clusters import ClusterProfile
 from latentlake.indexes import build_index
+from latentlake.keys import update_key_indexes
 from latentlake.provenance import columns_of
 from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
@@ -236,6 +237,9 @@ class Run:
             built = build_index(table, column, stored[column].metric, spec.index_type(column))
             self.report["indexes"].append(asdict(built))
             self.head = int(table.version)
+        self.lease.check()
+        update_key_indexes(table)
+        self.head = int(table.version)
         self.seconds["index"] = time.time() - began
         recalls = {built["column"]: built["recall"] for built in self.report["indexes"]}
         gates = gates_before_tag(spec.gates.min_recall, recalls, int(table.version))

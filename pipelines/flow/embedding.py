@@ -254,7 +254,7 @@ def draw_sample(task: EmbedTask) -> Batch:
     for shard in task.sampled:
         work = read_work(task.reader.place, shard)
         entries = np.unique(np.linspace(0, work.num_rows - 1, SAMPLE_ROWS).astype(int))
-        _, rows = unpack(task.reader.read(shard, work.take(pa.array(entries))))
+        _, rows = unpack(task.reader.read(shard, work.take(pa.array(entries)), look_up=False))
         cost = f"prepared.{key}.cost"
         if cost in rows.column_names and len(ready := np.flatnonzero(rows[cost].is_valid().to_numpy())):
             found.append(prepared_batch(rows, key, ready))

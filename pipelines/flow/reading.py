@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lance
 import numpy as np
 import pyarrow as pa
 
@@ -22,6 +21,7 @@ from operators.limits import HELD_BYTES
 from operators.pulse import beat
 from operators.sniff import sniff
 from pipelines.flow.columns import place_rows
+from pipelines.flow.known import KnownVectors, LookUp, match_rows, repeats
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import JobSpec
@@ -30,7 +30,7 @@ from pipelines.planning.work import read_work
 from pipelines.sources._partitions import read_with_partitions
 from pipelines.sources.base import Objects
 from pipelines.state.journal import Journal
-from pipelines.state.ledger import open_dataset, sql_string
+from pipelines.state.ledger import open_dataset
 from pipelines.values.hashing import canonical_rows
 
 HASH_BYTES = 16
@@ -61,29 +61,35 @@ class ReadShard:
         ):
             return self.read(shard, read_work(self.place, shard), journal)
 
-    def read(self, shard: int, work: pa.Table, journal: Journal | None = None) -> pa.Table:
-        """Block of the objects of `work`, ready for the models. With a `journal`, objects that killed a process are rejected."""
+    def read(self, shard: int, work: pa.Table, journal: Journal | None = None, look_up: bool = True) -> pa.Table:
+        """Block of the objects of `work`, ready for the models. With a `journal`, objects that killed a process are rejected.
+
+        Without `look_up` the models are to embed all of them, whatever the table holds.
+        """
         began = time.time()
         status = Status(shard, listed=work.num_rows)
+        known = self._open_known() if look_up else None
         ids = work["object_id"].to_pylist()
         every, parts = np.arange(work.num_rows), []
         if journal is None:
-            parts += self._read_unit(work, status)
+            parts += self._read_unit(work, status, known)
         else:
             faults = faults_of(journal, ids, [] if self.spec.source.uri_is_object else work["uri"].to_pylist())
             every = np.array([row for row in every if row not in faults], dtype=np.int64)
             size = CAREFUL_OBJECTS if journal.careful else max(1, len(every))
             for start in range(0, len(every), size):
                 for unit in journal.units(every[start : start + size], ids):
-                    parts += self._read_unit(work.take(pa.array(unit)), status)
+                    parts += self._read_unit(work.take(pa.array(unit)), status, known)
             for fault in dict.fromkeys(faults.values()):
                 dead = [row for row, text in faults.items() if text == fault]
-                parts += self._read_unit(work.take(pa.array(dead)), status, fault)
-            parts = parts or self._read_unit(work.slice(0, 0), status)
+                parts += self._read_unit(work.take(pa.array(dead)), status, known, fault)
+            parts = parts or self._read_unit(work.slice(0, 0), status, known)
         status.time("read", began)
         return pack(status, pa.concat_tables(parts, promote_options="default"))
 
-    def _read_unit(self, work: pa.Table, status: Status, fault: str | None = None) -> list[pa.Table]:
+    def _read_unit(
+        self, work: pa.Table, status: Status, known: KnownVectors | None, fault: str | None = None
+    ) -> list[pa.Table]:
         """Rows of some of the shard's objects, in pieces; none is read where they have a `fault`."""
         if fault is None:
             objects = read_with_partitions(self.spec.source, work, list(self.fields))
@@ -98,17 +104,21 @@ class ReadShard:
         status.read_bytes += sum(len(c) for c in objects.contents if isinstance(c, bytes | str))
         hash_objects(batch, work, objects, self.spec.source.uri_is_object)
         batch = self._drop_unchanged(batch, status)
-        # Chunks have hashes of their own, which are known only once the object is decoded.
-        known = None if self.spec.chain.positions else self._known_vectors(batch["content_hash"].tolist())
+        look_up: LookUp = known.look_up if known is not None else lambda hashes, objects: None
+        if (
+            not self.spec.chain.positions
+        ):  # once for all pieces; chunks have hashes of their own, once an object is decoded
+            found = look_up(batch["content_hash"].tolist(), batch["object_id"].tolist())
+            look_up = lambda hashes, objects: found  # noqa: E731
         pieces = self.spec.chain.pieces(batch, {e.column: e.config for e in self.spec.embed}, HELD_BYTES)
 
         def finish(piece: Batch) -> pa.Table:
-            return self._finish_piece(piece, known, work, objects.metadata, status)
+            return self._finish_piece(piece, look_up, work, objects.metadata, status)
 
         return list(map(finish, pieces))  # unlike a loop, `map` keeps no piece while the next one is made
 
     def _finish_piece(
-        self, batch: Batch, known: pa.Table | None, work: pa.Table, metadata: pa.Table, status: Status
+        self, batch: Batch, look_up: LookUp, work: pa.Table, metadata: pa.Table, status: Status
     ) -> pa.Table:
         """Rows of objects that are held decoded at once, and have gone through the chain."""
         unchanged = set(batch["object_id"][batch["object_hash"] == batch["base_hash"]].tolist())
@@ -118,11 +128,10 @@ class ReadShard:
         for name in ("content", "error", "filtered"):
             batch.pop(name, None)
         rows = self._rows(batch, work, metadata)
-        if known is None:
-            known = self._known_vectors(rows["content_hash"].to_pylist())
-        rows = self._look_up(rows, known)
+        found = look_up(rows["content_hash"].to_pylist(), rows["object_id"].to_pylist())
+        rows = self._look_up(rows, found)
         if self.patches:
-            rows, patched = place_rows(rows, known, unchanged)
+            rows, patched = place_rows(rows, found, unchanged)
             status.replaced = [name for name in status.replaced if name not in patched]
         return self._prepare(rows, batch, status)
 
@@ -181,16 +190,16 @@ class ReadShard:
                 rows = rows.append_column(name, values.cast(kind))
         return rows
 
-    def _known_vectors(self, hashes: Sequence[str]) -> pa.Table | None:
-        """Rows of the table whose content is among `hashes`; None where nothing may be copied."""
-        if self.reuse_version is None or not hashes:
+    def _open_known(self) -> KnownVectors | None:
+        """What the table knows of contents; None where nothing may be copied."""
+        if self.reuse_version is None:
             return None
         table = open_dataset(self.spec.table.lake, self.spec.table.name, self.reuse_version)
         assert table is not None, "the base version was there when the run was planned"
-        columns = [parts_of(self.spec, column) for column in self.spec.columns]
         stored = set(table.schema.names) - set(self.new)
-        wanted = [name for parts in columns if set(parts) <= stored for name in parts]
-        return rows_with_hashes(table, sorted(set(hashes)), ["content_hash", "object_id", "id", *wanted], self.patches)
+        parts = [parts_of(self.spec, column) for column in self.spec.columns]
+        wanted = [names for names in parts if set(names) <= stored]
+        return KnownVectors(table, wanted, ["id"] if self.patches else [])
 
     def _prepare(self, rows: pa.Table, batch: Batch, status: Status) -> pa.Table:
         """Prepare what each model needs, once for models that prepare alike; a row that cannot be is rejected."""
@@ -329,47 +338,6 @@ def reject(rows: pa.Table, row: int, column: str, stage: str, reason: str) -> di
         "error": reason,
         "sniffed_type": None,
     }
-
-
-def rows_with_hashes(
-    table: lance.LanceDataset, hashes: Sequence[str], columns: list[str], with_row_id: bool
-) -> pa.Table:
-    """Rows of a table whose `content_hash` is among `hashes`."""
-    listed = ", ".join(sql_string(value) for value in hashes)
-    return table.to_table(filter=f"content_hash IN ({listed})", columns=columns, with_row_id=with_row_id)
-
-
-def match_rows(
-    known: pa.Table | None, column: str, hashes: Sequence[str], objects: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the index in `known` of a vector of the same content (-1: none), and whether it is the object's own."""
-    at, own = np.full(len(hashes), -1, dtype=np.int64), np.zeros(len(hashes), dtype=bool)
-    if known is None or column not in known.column_names:
-        return at, own
-    present = known[column].is_valid().to_pylist()
-    by_hash: dict[str, int] = {}
-    by_object: dict[tuple[str, str], int] = {}
-    for index, (value, name) in enumerate(
-        zip(known["content_hash"].to_pylist(), known["object_id"].to_pylist(), strict=True)
-    ):
-        if present[index]:
-            by_hash.setdefault(value, index)
-            by_object.setdefault((value, name), index)
-    for row, key in enumerate(zip(hashes, objects, strict=True)):
-        own[row] = key in by_object
-        at[row] = by_object[key] if own[row] else by_hash.get(key[0], -1)
-    return at, own
-
-
-def repeats(hashes: Sequence[str], among: np.ndarray) -> np.ndarray:
-    """Indices, among the rows where `among` is True, of those whose hash an earlier one has."""
-    seen: set[str] = set()
-    found = []
-    for row in np.flatnonzero(among).tolist():
-        if hashes[row] in seen:
-            found.append(row)
-        seen.add(hashes[row])
-    return np.array(found, dtype=np.int64)
 
 
 def by_preparation(spec: JobSpec) -> dict[str, list[Any]]:

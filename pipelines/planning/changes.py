@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latentlake.filters import sql_string
 from latentlake.table import REJECTS_SCHEMA
 from operators.errors import LatentLakeError
 from pipelines.sources._bounds import UNLISTED
 from pipelines.sources._names import LEFT_OUT
 from pipelines.sources.base import LISTING_ROWS, LISTING_SCHEMA
-from pipelines.state.ledger import sql_string
 from pipelines.state.manifest import Carried, Changes, Retry
 
 # A row of work: an entry of the listing, with the hash that the table holds for the object (null: it holds none).

@@ -20,9 +20,10 @@ from operators.errors import AccountingError, LatentLakeError, WriterConflict
 from pipelines.flow.columns import merge_deletions, read_merged
 from pipelines.planning.plan import Plan
 from pipelines.planning.work import GONE, read_ids
+from pipelines.publish.deletion import delete_objects
 from pipelines.publish.tally import Tally
 from pipelines.state.lease import Lease
-from pipelines.state.ledger import ids_reader, open_dataset
+from pipelines.state.ledger import open_dataset
 
 log = logging.getLogger(__name__)
 
@@ -133,25 +134,24 @@ def make_operation(
     if table is None or plan.replaces_all:
         return LanceOperation.Overwrite(plan.schema, fragments), tally.rows
     before, merged = table.count_rows(), read_merged(plan.place) if tally.patches else []
-    keys = replaced_keys(plan, tally)
+    keys, number = replaced_keys(plan, tally), tally.replaced + plan.removes
     if table.version != version:
         check_schema(plan, table, table.checkout_version(version), merged)
         written = {name for piece in written_ids(plan, tally) for name in piece["object_id"].to_pylist()}
         others = {name for piece in keys for name in piece["object_id"].to_pylist()}
         keys = iter([pa.table({"object_id": pa.array(sorted(written | others), pa.string())})])
+        number = len(written | others)
     elif not tally.replaced and not plan.removes and not merged:
         return LanceOperation.Append(fragments), before + tally.rows
-    found, stats = table.merge_insert("object_id").when_matched_delete().execute_uncommitted(ids_reader(keys))
+    deletion = delete_objects(table, keys, number)
     operation = LanceOperation.Update(
-        removed_fragment_ids=found.operation.removed_fragment_ids,
-        updated_fragments=merge_deletions(
-            merged, found.operation.removed_fragment_ids, found.operation.updated_fragments
-        ),
+        removed_fragment_ids=deletion.removed,
+        updated_fragments=merge_deletions(merged, deletion.removed, deletion.updated),
         new_fragments=fragments,
         fields_modified=sorted({field for record in merged for field in record["fields"]}),
         update_mode="rewrite_columns" if merged else "",
     )
-    return operation, before - stats["num_deleted_rows"] + tally.rows
+    return operation, before - deletion.rows + tally.rows
 
 
 def replaced_keys(plan: Plan, tally: Tally) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from latentlake.filters import sql_string
 from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
@@ -187,8 +188,3 @@ def ids_reader(pieces: Iterable[pa.Table]) -> pa.RecordBatchReader:
     schema = pa.schema([pa.field("object_id", pa.string())])
     batches = (batch for piece in pieces for batch in piece.select(["object_id"]).cast(schema).to_batches())
     return pa.RecordBatchReader.from_batches(schema, batches)
-
-
-def sql_string(value: str) -> str:
-    """A string literal of SQL."""
-    return "'" + value.replace("'", "''") + "'"

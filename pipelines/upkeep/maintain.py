@@ -98,9 +98,8 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
     try:
         # Indexes first, because Lance puts no fragments together that different segments cover.
         for info in describe_indexes(dataset):
-            if info.metric:
-                lease.check()
-                merge_index(dataset, info)
+            lease.check()
+            merge_index(dataset, info)
         lease.check()
         dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
         dataset = open_newest(lake, table)

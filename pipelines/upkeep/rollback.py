@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import lance
 
+from latentlake.filters import sql_string
 from latentlake.storage import Storage
 from latentlake.table import checkout
 from operators.errors import NotFound
@@ -19,7 +20,6 @@ from pipelines.state.ledger import (
     open_dataset,
     read_runs,
     record_run,
-    sql_string,
     was_published,
 )
 

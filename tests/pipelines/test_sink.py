@@ -20,6 +20,7 @@ from lance.commit import CommitConflictError
 from run_maker import SUMMARY, cut_short, embed_here, held, lake_of, plan_of, resolved, tally_of, writer
 
 from clusters import this_machine
+from latentlake.indexes import describe_indexes
 from operators.errors import AccountingError, LatentLakeError, WriterConflict
 from pipelines.flow.shard import Origin, Status, pack, read_record
 from pipelines.planning.plan import Plan, make_plan
@@ -27,6 +28,7 @@ from pipelines.publish.commit import commit, find_commit, prepare_table
 from pipelines.state.lease import LEASE_FOLDER, entry_name, read_last
 from pipelines.state.ledger import WORK_FOLDER, open_dataset, read_runs
 from pipelines.state.manifest import finished_shards
+from pipelines.upkeep.maintain import maintain_table
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -103,6 +105,30 @@ def test_a_column_that_someone_dropped_is_computed_again(tmp_path: Path, dropped
     report = run_job(job)
     assert report["counts"]["embedded"] == len(TEXTS)
     assert newest(job).to_table(columns=before.column_names).sort_by("id").equals(before.sort_by("id"))
+
+
+def test_a_table_gets_indexes_of_its_keys_and_runs_use_and_extend_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    job = made(tmp_path)  # as an earlier release leaves it: without them
+    monkeypatch.setattr("latentlake.keys.KEY_INDEX_MIN_ROWS", 1)
+    counts = run_job(job)["counts"]
+    assert (counts["embedded"], counts["unchanged"]) == (2, 6)
+    expected = TEXTS | CHANGED
+    assert texts_of(job) == expected
+    assert segments_of(job) == {"content_hash": 1, "object_id": 1}
+    again = {"2.txt": "changed again", "copy.txt": TEXTS["0.txt"]}
+    write_texts(tmp_path / "in", again)
+    counts = run_job(job)["counts"]
+    assert (counts["embedded"], counts["reused"], counts["unchanged"]) == (1, 1, 7)
+    expected |= again
+    assert texts_of(job) == expected
+    assert segments_of(job) == {"content_hash": 2, "object_id": 2}
+    maintain_table(lake_of(job), "t")
+    assert (texts_of(job), segments_of(job)) == (expected, {"content_hash": 1, "object_id": 1})
+    assert len(newest(job).get_fragments()) == 1  # differing segments would have kept them apart
+
+
+def segments_of(job: dict[str, Any]) -> dict[str, int]:
+    return {index.column: index.segments for index in describe_indexes(newest(job))}
 
 
 # once

@@ -12,9 +12,9 @@ from damage_maker import DAMAGE
 from release_maker import Release
 from test_upgrade import KILLED, command, run
 
+from latentlake.filters import sql_string
 from latentlake.provenance import FIELD_KEY
 from operators.errors import LatentLakeError, Unreadable
-from pipelines.state.ledger import sql_string
 
 pytestmark = pytest.mark.usefixtures("here")
 
