@@ -29,17 +29,22 @@ def update_key_indexes(dataset: Any) -> None:
 
     Where nothing has to be done, nothing is committed. An index that somebody made of another type is left alone.
     """
-    from lance.indices import IndexConfig
-
     there = {info.column: info for info in describe_indexes(dataset) if not info.metric}
     for column in KEY_COLUMNS:
         info = there.get(column)
         if info is None and column in dataset.schema.names and dataset.count_rows() >= KEY_INDEX_MIN_ROWS:
-            dataset.create_scalar_index(column, IndexConfig("btree", {"zone_size": PAGE_ROWS}), name=f"{column}_idx")
+            dataset.create_scalar_index(column, index_config(), name=f"{column}_idx")
         elif info is not None and info.type == "btree" and info.rows_unindexed:
             # What was added since the upkeep of the table becomes one segment; the large one stays as it is.
             merged = info.segments - 1 if info.segments >= MAX_SEGMENTS else 0
             dataset.optimize.optimize_indices(index_names=[info.name], num_indices_to_merge=merged)
+
+
+def index_config() -> Any:
+    """How these indexes are made."""
+    from lance.indices import IndexConfig
+
+    return IndexConfig("btree", {"zone_size": PAGE_ROWS})
 
 
 def key_index(dataset: Any, column: str) -> IndexInfo | None:

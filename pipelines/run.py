@@ -117,7 +117,7 @@ class Run:
     def execute(self) -> None:
         """Everything between the plan and the ledger."""
         plan = self.plan
-        if not plan.changes.listed:
+        if not plan.changes.listed and not plan.changes.forgotten:
             raise SourceError(f"the source '{plan.spec.source.uri}' holds no objects. Check uri, include and exclude.")
         self._check_removal()
         version = self._prepare()

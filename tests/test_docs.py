@@ -344,7 +344,7 @@ def test_the_report_page_names_every_key():
         run_id="r",
         base_version=1,
         spec=SimpleNamespace(columns=["v"], embed=(), table=SimpleNamespace(name="t")),
-        changes=SimpleNamespace(gone=0, left_out=0),
+        changes=SimpleNamespace(gone=0, left_out=0, forgotten=0),
     )
     seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
     report = build_report(plan, "unchanged", {"v": Counts()}, Tally(["v"], "a"), {}, seconds)  # type: ignore[arg-type]

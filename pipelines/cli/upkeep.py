@@ -1,12 +1,14 @@
-"""Commands that keep tables in order: maintain, rollback."""
+"""Commands that keep tables in order: maintain, rollback, delete."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from operators.errors import InvalidSpec
 from pipelines.cli.options import (
     AsJson,
     LakeUri,
@@ -64,3 +66,39 @@ def rollback(
     check_table_name(table)
     before, after = roll_back(open_storage(uri, parse_options(options)), table, tag, to, wait)
     print(f"{uri}/{table}: tag '{tag}' is at version {after}, it was at {before}.")
+
+
+@app.command()
+def delete(
+    uri: LakeUri,
+    table: TableName,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="Objects to delete: a file with one object id per line."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Delete objects with a row for which this SQL filter holds.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--allow-again", help="Delete nothing: let the next run read the objects of --ids again.")
+    ] = False,
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Delete objects for good: from every version, from rejects and records. The next run does not bring them back."""
+    from latentlake.storage import open_storage
+    from latentlake.table import check_table_name
+    from pipelines.job.jobfile import read_text
+    from pipelines.upkeep.delete import allow_again, delete_objects
+
+    check_table_name(table)
+    if (ids is None) == (where is None) or (again and ids is None):
+        raise InvalidSpec(["give --ids FILE or --where SQL, one of them; --allow-again takes --ids."], "options")
+    names = [] if ids is None else [line for line in read_text(ids).splitlines() if line]
+    lake = open_storage(uri, parse_options(options))
+    if again:
+        done = {"table": table, "objects_allowed_again": allow_again(lake, table, names, wait)}
+    else:
+        done = delete_objects(lake, table, names, where, wait)
+    print(json.dumps(done)) if as_json else print_facts(done)

@@ -22,6 +22,7 @@ from operators.errors import LatentLakeError
 from pipelines.sources._bounds import UNLISTED
 from pipelines.sources._names import LEFT_OUT
 from pipelines.sources.base import LISTING_ROWS, LISTING_SCHEMA
+from pipelines.state.forgotten import FORGOTTEN
 from pipelines.state.manifest import Carried, Changes, Retry
 
 # A row of work: an entry of the listing, with the hash that the table holds for the object (null: it holds none).
@@ -230,6 +231,7 @@ class Comparison:
             in_table=self._count("objects"),
             left=self._count("left_over"),
             left_out=self._count("listing_left_out"),
+            forgotten=self._count("listing_forgotten"),
             unlisted=self._count(f"listing WHERE starts_with(error, {sql_string(UNLISTED)})"),
         )
 
@@ -257,8 +259,9 @@ class Comparison:
 
     def _load_listing(self, name: str, pieces: Iterable[pa.Table]) -> None:
         self._load(f"CREATE TABLE {name} AS SELECT * FROM pieces", numbered(pieces), NUMBERED_SCHEMA)
-        left_out = f"FROM {name} WHERE error IS NOT DISTINCT FROM {sql_string(LEFT_OUT)}"
-        self._database.execute(f"CREATE TABLE {name}_left_out AS SELECT object_id {left_out}; DELETE {left_out}")
+        for table, error in ((f"{name}_left_out", LEFT_OUT), (f"{name}_forgotten", FORGOTTEN)):
+            entries = f"FROM {name} WHERE error IS NOT DISTINCT FROM {sql_string(error)}"
+            self._database.execute(f"CREATE TABLE {table} AS SELECT object_id {entries}; DELETE {entries}")
         self._database.execute(REPEATS.format(name=name))
         self._database.execute(MARKED.format(name=name))
 

@@ -12,14 +12,19 @@ import pyarrow.parquet as pq
 from latentlake.storage import Storage
 from operators.embedders.base import canonical_json
 from pipelines.sources.base import LISTING_ROWS, KnownFile, SourceConfig
+from pipelines.state.forgotten import Forgotten
 
 SOURCE_KEY = b"source"  # of a part's schema: how the source was read
 
 
-def write_listing(source: SourceConfig, known: KnownFile, place: Storage) -> int:
-    """List the source into parts below `place`; the number of objects. Raises `SourceError`."""
+def write_listing(source: SourceConfig, known: KnownFile, place: Storage, forgotten: Forgotten | None = None) -> int:
+    """List the source into parts below `place`; the number of entries. Raises `SourceError`.
+
+    The entries of `forgotten` objects are masked: nothing about such an object is written.
+    """
     rows, mark = 0, {SOURCE_KEY: identity_of(source)}
-    for part, piece in enumerate(source.list_objects(known)):
+    for part, listed in enumerate(source.list_objects(known)):
+        piece = listed if forgotten is None else forgotten.mask(listed, source.uri_is_object)
         write_parquet(piece.replace_schema_metadata(mark), place, f"part-{part:06}.parquet")
         rows += piece.num_rows
     return rows
@@ -33,11 +38,7 @@ def read_listing(place: Storage) -> Iterator[pa.Table] | None:
 
 def part_names(place: Storage) -> list[str]:
     """Names of a listing's parts, in order."""
-    try:
-        paths = place.fs.ls(place.root, detail=False)
-    except FileNotFoundError:
-        return []
-    return sorted(path.rsplit("/", 1)[-1] for path in paths if path.endswith(".parquet"))
+    return [name for name in place.list_names() if name.endswith(".parquet")]
 
 
 def read_pieces(place: Storage, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

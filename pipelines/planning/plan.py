@@ -26,6 +26,7 @@ from pipelines.planning.schema import check_columns, metadata_fields, parts_of, 
 from pipelines.planning.work import GONE, LEFT, write_ids, write_work
 from pipelines.ray_connection import capacity_of
 from pipelines.sources._looks import bounded_looks
+from pipelines.state.forgotten import read_forgotten
 from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
 from pipelines.state.manifest import Changes, Manifest, Retry
 from pipelines.values.hashing import HASH_SCHEME
@@ -196,7 +197,8 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
         with Comparison() as comparison, bounded_looks(spec.limits.object_timeout_s):
             listing = previous if retry and previous else place.child("listing")
             if retry is None:
-                write_listing(source, known_files(None if rebuild else previous, source), listing)
+                forgotten = read_forgotten(lake.child(WORK_FOLDER, name))
+                write_listing(source, known_files(None if rebuild else previous, source), listing, forgotten)
             comparison.load(read_listing(listing))
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
             stored = None if rebuild or base.table is None else base.table.schema

@@ -52,7 +52,7 @@ def build_report(
 ) -> dict[str, Any]:
     """The report of a run, but for what only the end knows (version, tag, indexes, memory)."""
     columns = plan.spec.columns
-    beside = {"removed": plan.changes.gone, "left_out": plan.changes.left_out}
+    beside = {"removed": plan.changes.gone, "left_out": plan.changes.left_out, "forgotten": plan.changes.forgotten}
     counts = {column: {**asdict(totals[column]), **beside} for column in columns}
     rates = {column: throughput(tally, column, most_actors(actors.get(column, []))) for column in columns}
     first = columns[0]

@@ -49,7 +49,8 @@ RUNS_SCHEMA = pa.schema(
 # What became of a run. One that failed or was interrupted goes on when its job is run again; the others have ended.
 REPORT, SPEC = StoredFormat("the report of the run"), StoredFormat("the job that the ledger remembers")
 ROLLED_BACK = "rolled back"
-STATES = ("published", "unchanged", "maintained", ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
+REWRITTEN = ("maintained", "deleted")  # upkeep made a version in place of the one before, with its rows or fewer
+STATES = ("published", "unchanged", *REWRITTEN, ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def find_base_run(lake: Storage, table: str, version: int) -> BaseRun | None:
 
 def was_published(lake: Storage, table: str, version: int, tag: str) -> bool:
     """Whether a run had put `tag` on a version of the table."""
-    lines = read_runs(lake, table, f"version = {version} AND state IN ('published', 'unchanged', 'maintained')")
+    lines = read_runs(
+        lake, table, f"version = {version} AND state IN ('published', 'unchanged', 'maintained', 'deleted')"
+    )
     return any(line.get("tag") == tag for line in lines)
 
 

@@ -44,6 +44,7 @@ class Changes:
     in_table: int  # objects of the table
     left: int  # objects that have a reject and are no longer in the source
     left_out: int = 0  # files that are left out by their names, and are no objects
+    forgotten: int = 0  # objects that a user deleted for good, and that the source still lists
     unlisted: int = 0  # files that hold nobody knows which objects: what is gone cannot be told
 
     @property

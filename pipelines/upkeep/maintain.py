@@ -25,6 +25,7 @@ from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, sto
 from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.publish.tally import readable_records
 from pipelines.resume import cut_short, discard
+from pipelines.state.forgotten import FORGOTTEN_FILE, PENDING_FILE
 from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
 from pipelines.state.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
 from pipelines.state.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
@@ -139,7 +140,13 @@ def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int) -> list[st
 
 
 def note_maintenance(
-    lake: Storage, table: str, before: int, dataset: lance.LanceDataset, report: dict[str, Any], began: float
+    lake: Storage,
+    table: str,
+    before: int,
+    dataset: lance.LanceDataset,
+    report: dict[str, Any],
+    began: float,
+    state: str = "maintained",
 ) -> None:
     """Write a line of the ledger, so that the next run finds the listing that the new version's rows come from.
 
@@ -157,7 +164,7 @@ def note_maintenance(
             **{name: known[name] for name in ("job", "listing", "state_key", "spec")},
             "run_id": new_run_id(),
             "table": table,
-            "state": "maintained",
+            "state": state,
             "started_at": datetime.fromtimestamp(began, UTC),
             "base_version": before,
             "version": int(dataset.version),
@@ -209,7 +216,7 @@ def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: 
 def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> int:
     """Remove folders of runs that no run will look into again; how many."""
     versions = {version["version"] for version in open_newest(lake, table).versions()}
-    kept = {LEASE_FOLDER, TAGS_FOLDER, *(manifest.run_id for manifest in resumable)}
+    kept = {LEASE_FOLDER, TAGS_FOLDER, FORGOTTEN_FILE, PENDING_FILE, *(manifest.run_id for manifest in resumable)}
     for line in read_runs(lake, table):
         if line["listing"] and (line["head"] in versions or line["version"] in versions):
             kept.add(line["listing"].partition("/")[0])

@@ -15,6 +15,7 @@ from pipelines.publish.gates import Gate, check_gates, gates_before_tag, measure
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.state.lease import hold_table
 from pipelines.state.ledger import (
+    REWRITTEN,
     ROLLED_BACK,
     WORK_FOLDER,
     open_dataset,
@@ -74,7 +75,7 @@ def previous_version(lake: Storage, table: str, dataset: lance.LanceDataset, tag
         version = int(line["version"])
         if line["state"] == ROLLED_BACK:
             marks = marks[: marks.index(version)] if version in marks else marks
-        elif line["state"] == "maintained" and marks:
+        elif line["state"] in REWRITTEN and marks:
             marks.pop()  # its rows are those of the new version
         marks = [*(mark for mark in marks if mark != version), version]
     earlier = [version for version in marks if version < marked and version in there]

@@ -142,6 +142,28 @@ def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
     assert shown["version"] == version
 
 
+@pytest.mark.usefixtures("here")
+def test_delete(tmp_path: Path) -> None:
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
+    lake = job["table"]["uri"]
+    run(job)
+    (tmp_path / "ids.txt").write_text("3.txt\n4.txt\n")
+    for wrong in (
+        [],
+        ["--ids", "ids.txt", "--where", "true"],
+        ["--where", "true", "--allow-again"],
+        ["--ids", "none.txt"],
+    ):
+        assert latentlake_here("delete", lake, "t", *wrong, cwd=tmp_path).returncode == 2
+    done = latentlake_here("delete", lake, "t", "--ids", "ids.txt", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["rows_deleted"]) == (0, 2), done.stderr
+    done = latentlake_here("delete", lake, "t", "--where", "object_id = '5.txt'", cwd=tmp_path)
+    assert (done.returncode, "data_files_with_these_objects: 0" in done.stdout) == (0, True), done.stderr
+    done = latentlake_here("delete", lake, "t", "--ids", "ids.txt", "--allow-again", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["table: t", "objects_allowed_again: 2"]
+    assert run(job)["counts"]["embedded"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
@@ -229,6 +251,7 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
         "rejected",
         "removed",
         "left_out",
+        "forgotten",
     }
     assert set(report["seconds"]) == {"setup", "stream", "commit", "index"}
     assert (report["counts"]["embedded"], report["tag"]) == (12, "prod")

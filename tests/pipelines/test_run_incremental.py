@@ -99,7 +99,7 @@ def test_new_moved_and_removed_objects(tmp_path: Path) -> None:
     report = run(job)
     check_accounting(report)
     assert report["counts"] == {
-        "listed": 41, "embedded": 1, "reused": 1, "unchanged": 39, "filtered": 0, "rejected": 0, "removed": 1, "left_out": 0
+        "listed": 41, "embedded": 1, "reused": 1, "unchanged": 39, "filtered": 0, "rejected": 0, "removed": 1, "left_out": 0, "forgotten": 0
     }  # fmt: skip
     rows = rows_of(job)
     assert rows["moved.txt"]["h"] == rows["doc00.txt"]["h"]  # without prune the vanished object's row stays
