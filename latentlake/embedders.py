@@ -150,7 +150,7 @@ class MultimodalEmbedder:
         if one is not other:
             raise SpecError(
                 f"{one.modality} and {other.modality} are embedded by different models ({one.config.family}, "
-                f"{other.config.family}): their vectors lie in different spaces, and no number says how alike they are.\n"
+                f"{other.config.family}): their vectors are in different spaces and cannot be compared.\n"
                 "  Take one joint model for both, such as clip-vit-b-32 for text and images, or clap for text and audio."
             )
         return one.similarity(a, b, metric)

@@ -118,7 +118,7 @@ def check_tokens(where: str, tokens: Sequence[re.Match[str]]) -> None:
         if text in ("?", ":") or (text.startswith("$") and (text == "$" or not text.endswith("$"))):
             raise bad_filter(where, f"{text} begins a parameter, and none are given; write the value itself.")
         if token.lastgroup == "literal":
-            raise bad_filter(where, f"{text} is no text in Lance's SQL; write it as '…', with '' for a quote in it.")
+            raise bad_filter(where, f"{text} is not text in Lance's SQL; write it as '…', with '' for a quote in it.")
         if text.strip("`") == "is_valid" and following == ["(", ")"]:
             raise bad_filter(where, "is_valid() needs a column between its parentheses.")
         if text == ";" and any(then[0] != ";" for then in tokens[place + 1 :]):
@@ -211,7 +211,7 @@ def filter_reason(failure: BaseException) -> str:
         return "a filter looks at one row; aggregate and window functions, such as count(*), look at many."
     found = re.search(r"Cannot access field at argument \d+: type (.+) is not Struct", text)
     if found:
-        return f"it reads a field (`a.b`) of a column of type {found[1]}, which is no struct."
+        return f"it reads a field (`a.b`) of a column of type {found[1]}, which is not a struct."
     return next((found[1] for pattern in REASONS if (found := pattern.search(text))), text)
 
 

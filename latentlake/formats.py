@@ -41,10 +41,10 @@ class StoredFormat:
         except RecursionError as failure:
             raise Unreadable(f"{self.what} is nested too deeply.") from failure
         if not isinstance(values, dict):
-            raise Unreadable(f"{self.what} is no JSON object but a {type(values).__name__}.")
+            raise Unreadable(f"{self.what} is not a JSON object but a {type(values).__name__}.")
         number = values.pop(FORMAT, 1)
         if type(number) is not int or number < 1:
-            raise Unreadable(f"{self.what} has the format {number!r}, which is no number of a format.")
+            raise Unreadable(f"{self.what} has the format {number!r}, which is not a format number.")
         if number > self.number:
             raise Unreadable(
                 f"{self.what} has format {number}, and this release reads formats up to {self.number}.\n"

@@ -142,7 +142,7 @@ def merge_index(dataset: Any, found: IndexInfo) -> None:
 
 
 def is_stale(found: IndexInfo, metric: str, type: IndexType) -> bool:
-    """Whether an index has to be built anew, rather than extended."""
+    """Whether an index has to be rebuilt instead of extended."""
     return found.metric != metric or type not in ("auto", found.type) or found.rows_unindexed > found.rows_indexed
 
 

@@ -32,7 +32,7 @@ class Lake:
         return self._storage.uri
 
     def tables(self) -> list[str]:
-        """Names of the tables, sorted; empty where there is no lake yet. What LatentLake keeps for itself is hidden."""
+        """Names of the tables, sorted; empty if there is no lake yet. Internal tables are hidden."""
         from obstore.exceptions import BaseError
 
         try:
@@ -97,7 +97,7 @@ class Lake:
         remedy = (
             f"Tables here: {', '.join(names)}"
             if names
-            else "There is no table here yet; `latentlake run JOB` makes one."
+            else "There are no tables here yet; `latentlake run JOB` makes one."
         )
         return NotFound(f"no table '{name}' in lake '{self.uri}'.{did_you_mean(name, names)}\n  {remedy}")
 
@@ -123,8 +123,8 @@ def connect(
     """Open the lake at `uri`: a folder, `s3://…`, `gs://…` or `az://…`. Nothing is read yet; it need not exist.
 
     `storage_options` are Lance's (`aws_region`, `aws_endpoint`, …); their values may be `env:NAME` or `file:PATH`.
-    `models` says where a local model lies on this machine, where that is not where it lay when the vectors were made: a
-    path by the model's revision, by the name of a vector column, or by the path that the table holds, in this order.
+    `models` gives the path of a local model on this machine, if it differs from the path at the time the vectors were made.
+    Its keys are the model's revision, the name of a vector column, or the path that the table holds, tried in this order.
 
     A table names its model, and anyone may have written the table. So a query loads a model only from this machine, unless
     `allow_downloads`; runs code that the model brings only with `trust_remote_code`; and goes to a server that the table

@@ -197,7 +197,7 @@ class Storage:
         return True
 
     def head(self, path: str) -> dict[str, Any]:
-        """What `list_pages` says of one object, asked anew. Raises `FileNotFoundError`."""
+        """What `list_pages` says about one object, asked again. Raises `FileNotFoundError`."""
         import obstore
 
         found: dict[str, Any] = obstore.head(self._bucket, path.partition("/")[2])
@@ -291,7 +291,7 @@ class Storage:
         )
 
     def list_names(self) -> list[str]:
-        """Names of what lies directly below this place, sorted; empty where there is nothing."""
+        """Names of files and folders directly below this place, sorted; empty if there are none."""
         try:
             paths = self.fs.ls(self.root, detail=False)
         except (FileNotFoundError, NotADirectoryError):

@@ -26,7 +26,7 @@ class Trust:
         instead = "Or search with a vector, or with `id=`."
         if getattr(config, "trust_remote_code", False) and not self.trust_remote_code:
             raise SpecError(
-                f"the model of column '{column}' ({getattr(config, 'model', config.family)}) runs code of its own.\n"
+                f"the model of column '{column}' ({getattr(config, 'model', config.family)}) runs its own code.\n"
                 f"  If you have read it and trust it: connect(uri, trust_remote_code=True). {instead}"
             )
         url = getattr(config, "base_url", None)

@@ -2,14 +2,14 @@
 
 LatentLakeError
 ├── SpecError                    the job or the call is wrong; nothing was started (exit 2)
-│   ├── InvalidSpec              a job file, with every mistake in it
+│   ├── InvalidSpec              a job file, with every error in it
 │   ├── UnknownName              a name no registry has, with the nearest ones
 │   ├── MissingExtra             a family whose libraries are not installed
 │   ├── ModelNotFound            a model, or weights, that cannot be found
 │   ├── CredentialsError         credentials that cannot be found, or are asked for in two ways
 │   ├── PoolUnschedulable        an actor pool that the cluster can never hold
-│   ├── FingerprintMismatch      vectors of two origins would meet in one column
-│   └── SchemaMismatch           a column whose type the table already fixed otherwise
+│   ├── FingerprintMismatch      one column would hold vectors of two origins
+│   └── SchemaMismatch           a column that already has another type in the table
 ├── NotFound                     a table, version, tag, column or row that is not there (exit 2)
 ├── SourceError                  the source could not be listed (exit 1)
 ├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
@@ -72,7 +72,7 @@ class SpecError(LatentLakeError):
 
 
 class InvalidSpec(SpecError):
-    """A job with mistakes. `problems` holds one line for each: where it is, what it is, the remedy."""
+    """A job with mistakes. `problems` has one line per mistake: where it is, what is wrong, how to fix it."""
 
     def __init__(self, problems: Sequence[str], source: str = "job") -> None:
         self.problems = [redact_url(problem) for problem in problems]
@@ -111,11 +111,11 @@ class PoolUnschedulable(SpecError):
 
 
 class FingerprintMismatch(SpecError):
-    """Vectors of two origins would meet in one column."""
+    """One column would hold vectors of two origins."""
 
 
 class SchemaMismatch(SpecError):
-    """A column whose type the table has already fixed otherwise."""
+    """A column that already has another type in the table."""
 
 
 class NotFound(LatentLakeError):

@@ -1,4 +1,4 @@
-"""Runs that were cut short: which of them a job resumes, and which are discarded."""
+"""Interrupted runs: which of them a job resumes, and which are discarded."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 
 def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry: Retry | None = None) -> Plan:
-    """The plan of the run of this job that was cut short, or else a new one. The table must be held.
+    """The plan of an interrupted run of this job, or else a new one. The table must be held.
 
-    Runs that cannot be gone on with, because the table has changed since, are discarded.
+    Runs that cannot be resumed, because the table has changed since, are discarded.
     """
     lake, name = spec.table.lake, spec.table.name
     key = resume_key(spec, retry)
@@ -45,14 +45,14 @@ def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry:
         if manifest.resume_key != key and manifest.is_of_this_release:
             continue  # another job's
         if obstacle is None and not fresh:
-            log.warning("going on with run %s", manifest.run_id)
+            log.warning("resuming run %s", manifest.run_id)
             return resume_plan(spec, profile, manifest)
         discard(lake, manifest, obstacle or "a new one was asked for")
     return make_plan(spec, profile, retry=retry)
 
 
 def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, str | None]]:
-    """Runs of a table that were cut short, newest first, each with what keeps it from being gone on with; None: nothing.
+    """Interrupted runs of a table, newest first, each with what keeps it from being resumed; None: nothing.
 
     The table must be held. A run that had ended, and died as it cleared its folder, is none of them: the rest is cleared.
     """

@@ -59,7 +59,7 @@ def run_job(
 ) -> Report:
     """Run a job and return its report (see `docs/report.md`).
 
-    A run of the same job that was cut short is gone on with, unless `fresh` discards it. Where another writer holds the
+    An interrupted run of the same job is resumed, unless `fresh` discards it. If another writer holds the
     table, `wait` for it. With `retry`, only what an earlier run rejected is done again.
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
@@ -77,7 +77,7 @@ def run_job(
         try:
             run.execute()
             settle_tags_of(spec, lease)
-        except BaseException as failure:  # whatever ends the run is noted, then goes on its way
+        except BaseException as failure:  # whatever ends the run is recorded, then raised again
             if isinstance(failure, Exception) and not isinstance(failure, WriterConflict):
                 lease.check_after(failure)
             if lease.lost:  # who took over may have finished this run: its line and its folder are not ours any more
@@ -143,7 +143,7 @@ class Run:
         check_gates(self.gates)
 
     def _prepare(self) -> int | None:
-        """Make the table ready for what will be written; that version. From here on the run can be gone on with."""
+        """Make the table ready for what will be written; that version. From here on the run can be resumed."""
         from pipelines.publish.commit import prepare_table
 
         plan = self.plan

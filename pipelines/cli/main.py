@@ -14,18 +14,18 @@ from pipelines.cli.wording import as_command
 
 
 def main() -> None:
-    """Entry point: errors of ours are one message on stderr and their exit code; an interrupt (Typer's doing) is 130."""
+    """Entry point: our errors become one message on stderr and an exit code; an interrupt (from Typer) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
     signal.signal(
         signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
-    )  # ends a run as Ctrl-C does: to go on later
+    )  # ends a run as Ctrl-C does, so that it can be resumed
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
     except LatentLakeError as failure:
         print(f"{type(failure).__name__}: {as_command(str(failure))}", file=sys.stderr)
         sys.exit(failure.exit_code)
-    except OSError as failure:  # a full disk, a store that does not answer: no mistake of ours to be traced
+    except OSError as failure:  # a full disk, a store that does not answer: not a bug, so no traceback
         from operators.batch import describe
 
         print(describe(failure), file=sys.stderr)

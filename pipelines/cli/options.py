@@ -13,7 +13,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Distributed embedding jobs that people can trust: objects in, versioned and searchable LanceDB tables out.",
+    help="Embed text, images and sound into versioned, searchable LanceDB tables.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -56,7 +56,7 @@ LakeUri = Annotated[str, typer.Argument(metavar="URI", help="The lake: a folder,
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
 
 
-Tag = Annotated[str | None, typer.Option(help="Read the version that this tag marks (default: prod, if it is there).")]
+Tag = Annotated[str | None, typer.Option(help="Read the version that this tag marks. Default: prod, if it exists.")]
 
 
 Version = Annotated[int | None, typer.Option(help="Read this version.")]
@@ -67,11 +67,11 @@ Options = Annotated[
 ]
 
 
-Wait = Annotated[bool, typer.Option("--wait", help="Wait where another writer holds the table.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait if another writer holds the table.")]
 
 
 def open_lake(uri: str, options: list[str], **trust: Any) -> Any:
-    """The lake at `uri`, with storage options written as NAME=VALUE; `trust` is what `connect` takes beside."""
+    """The lake at `uri`, with storage options written as NAME=VALUE; `trust` are `connect`'s other options."""
     import latentlake
 
     return latentlake.connect(uri, parse_options(options), **trust)

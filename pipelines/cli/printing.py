@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from latentlake import SearchResult
 
 PIPE_WIDTH = 240
-PLAIN_PROGRESS_S = 5.0  # between two lines of progress where there is no terminal
+PLAIN_PROGRESS_S = 5.0  # between two lines of progress in a pipe
 
 
 class ProgressLine:

@@ -26,14 +26,12 @@ def maintain(
     uri: LakeUri,
     table: TableName,
     keep_days: Annotated[float, typer.Option(min=0, help="Remove untagged versions that are older.")] = 7,
-    orphan_days: Annotated[
-        float, typer.Option(min=0, help="Remove data files that nothing names once they are older.")
-    ] = 1,
+    orphan_days: Annotated[float, typer.Option(min=0, help="Remove unreferenced data files that are older.")] = 1,
     wait: Wait = False,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Compact a table, merge its indexes, remove old versions and orphans. Tags and unfinished runs are safe."""
+    """Compact a table, merge its indexes, remove old versions and orphans. Keeps tags and unfinished runs."""
     from datetime import timedelta
 
     from latentlake.storage import open_storage
@@ -52,13 +50,16 @@ def rollback(
     uri: LakeUri,
     table: TableName,
     to: Annotated[
-        int | None, typer.Option("--to", metavar="VERSION", help="The version; the one the tag marked before.")
+        int | None,
+        typer.Option(
+            "--to", metavar="VERSION", help="Version to return to. Default: the one that the tag marked before."
+        ),
     ] = None,
-    tag: Annotated[str, typer.Option(help="The tag to take back.")] = "prod",
+    tag: Annotated[str, typer.Option(help="Tag to move back.")] = "prod",
     wait: Wait = False,
     options: Options = [],  # noqa: B006
 ) -> None:
-    """Take readers back to an earlier version. The next run builds on it."""
+    """Return readers to an earlier version. The next run builds on it."""
     from latentlake.storage import open_storage
     from latentlake.table import check_table_name
     from pipelines.upkeep.rollback import roll_back

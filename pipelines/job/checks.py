@@ -30,7 +30,7 @@ def check_table(table: TableSpec, problems: Problems) -> None:
     if not TABLE_NAME.fullmatch(table.name) or table.name.endswith("__rejects"):
         problems.add(
             ("table", "name"),
-            f"{table.name!r} is no table name: use letters, digits, '_', '-' and '.', not beginning with '_' nor ending in '__rejects'.",
+            f"{table.name!r} is not a valid table name: use letters, digits, '_', '-' and '.'; it may not begin with '_' or end in '__rejects'.",
         )
     check_place(table.uri, table.storage_options, ("table",), problems)
 
@@ -42,7 +42,7 @@ def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Pr
     try:
         place = urlsplit(uri).netloc
     except ValueError as failure:
-        return problems.add((*where, "uri"), f"is no path or URI: {failure}.")
+        return problems.add((*where, "uri"), f"is not a path or URI: {failure}.")
     if "@" in place:
         problems.add(
             (*where, "uri"), "holds credentials before '@'; put them in storage_options as env:NAME or file:PATH."
@@ -113,7 +113,7 @@ def check_columns(
                 ("source", section, index), f"'{name}' is a column the table makes itself; rename it in the source."
             )
         elif name in [earlier for _, _, earlier in places[:at]]:
-            problems.add(("source", section, index), f"'{name}' stands twice; keep one.")
+            problems.add(("source", section, index), f"'{name}' appears twice; keep one.")
         elif problem := name_problem(name):
             problems.add(("source", section, index), f"{name!r} {problem}; rename it in the source.")
 
@@ -123,11 +123,11 @@ def name_problem(name: str) -> str | None:
     if not name:
         return "is an empty name, by which no column is found"
     if name == "*":
-        return "stands for all columns in Lance"
+        return "means all columns in Lance"
     held = next((sign for sign in (".", "`", "\0") if sign in name), None)
     if held is not None:
         return f"holds {held!r}, and no column is found by such a name"
-    return None if is_encodable(name) else "is no text that can be stored"
+    return None if is_encodable(name) else "cannot be stored as text"
 
 
 def check_steps(modality: str, steps: Sequence[Step | None], problems: Problems) -> None:

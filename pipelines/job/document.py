@@ -41,7 +41,7 @@ def check_column(name: Any) -> Any:
     """The name of a vector column. Raises `ValueError`."""
     if not isinstance(name, str) or not COLUMN_NAME.fullmatch(name) or name in reserved():
         raise ValueError(
-            f"{name!r} is no column name: a letter, then letters, digits and '_'; not one of {', '.join(sorted(reserved()))}"
+            f"{name!r} is not a valid column name: use a letter, then letters, digits and '_'; these are taken: {', '.join(sorted(reserved()))}"
         )
     return name
 
@@ -50,7 +50,7 @@ ColumnName = Annotated[str, BeforeValidator(check_column), Field(pattern=COLUMN_
 
 
 class EmbedKeys(BaseModel):
-    """What an entry of `embed` holds beside the options of its family."""
+    """The keys of an entry of `embed` that are not options of its family."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -57,7 +57,7 @@ def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) ->
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, Problems]:
-    """What a YAML file holds, and the mistakes found so far. Raises `InvalidSpec` where it is no YAML."""
+    """What a YAML file holds, and the mistakes found so far. Raises `InvalidSpec` if it is not YAML."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -65,7 +65,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, Problems]:
         raise InvalidSpec([f"not YAML: {' '.join(str(failure).split())}"], source) from failure
     problems = Problems(dict(lines_of(node)) if node else {})
     for where, key, line in repeated_keys(node):
-        problems.add(where, f"key '{key}' stands twice (line {line} again); keep one.")
+        problems.add(where, f"key '{key}' appears twice (line {line} again); keep one.")
     return data, problems
 
 
@@ -79,7 +79,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         if field.is_required() and key not in data:
             problems.add((key,), "is missing; it is required.")
     if "name" in data and not (isinstance(data["name"], str) and TABLE_NAME.fullmatch(data["name"])):
-        problems.add(("name",), f"{data['name']!r} is no name: use letters, digits, '_', '-' and '.'.")
+        problems.add(("name",), f"{data['name']!r} is not a valid name: use letters, digits, '_', '-' and '.'.")
     modality = str(data.get("modality"))
     if "modality" in data and modality not in modality_names():
         known = modality_names()
@@ -115,7 +115,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
 
 
 def parse_list(data: Mapping[str, Any], key: str, parse: Any, problems: Problems) -> list[Any]:
-    """Parse each entry of a list section; None stands for a wrong one. An absent section is an empty list."""
+    """Parse each entry of a list section; a wrong one becomes None. A missing section is an empty list."""
     if data.get(key) and not isinstance(data[key], list):
         problems.add((key,), f"must be a list, not {type(data[key]).__name__}.")
     parsed = []
@@ -182,7 +182,7 @@ def no_family(model: Any) -> str:
     known = f"Presets: {', '.join(preset_names())}."
     if model is None:
         return f"is missing; name the model's family, or give a preset as `model`. {known}"
-    return f"is missing, and '{model}' is no preset.{did_you_mean(str(model), preset_names())} {known}"
+    return f"is missing, and '{model}' is not a preset.{did_you_mean(str(model), preset_names())} {known}"
 
 
 def parse_step(data: dict[str, Any], where: Where, problems: Problems) -> Step | None:
@@ -214,7 +214,7 @@ def lines_of(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
 
 
 def repeated_keys(node: yaml.Node | None, where: Where = ()) -> Iterator[tuple[Where, str, int]]:
-    """Keys that stand twice in one mapping, which YAML would take without a word."""
+    """Keys that appear twice in one mapping, which YAML accepts silently."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:

@@ -62,7 +62,7 @@ def model_at(model: type[BaseModel], place: Where) -> type[BaseModel]:
 
 
 def no_mapping(value: Any) -> str:
-    """What is wrong with a section that is no mapping."""
+    """What is wrong with a section that is not a mapping."""
     return f"must be a mapping of keys to values, not {type(value).__name__}."
 
 

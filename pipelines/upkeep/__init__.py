@@ -1,1 +1,1 @@
-"""Work on tables beside runs: maintenance, going back, stored jobs."""
+"""Work on tables outside runs: maintenance, rollback, deletion, stored jobs."""

@@ -265,7 +265,7 @@ def delete_rejects(lake: Storage, table: str, ids: Collection[str]) -> int:
 
 
 def named_in(text: str | None, ids: Iterable[str]) -> bool:
-    """Whether a text of ours names one of the objects: in quotes, as all our messages do."""
+    """Whether one of our messages names one of the objects; they put ids in quotes."""
     return bool(text) and any(f"'{name}'" in str(text) for name in ids)
 
 

@@ -49,7 +49,7 @@ def maintain_table(
 ) -> dict[str, Any]:
     """Compact a table, merge its indexes, drop versions older than `keep` and orphans older than `orphans`; what was done.
 
-    Tagged versions stay, and so does all that a run which was cut short needs to go on. Raises `NotFound`, `WriterConflict`
+    Tagged versions stay, and so does all that an interrupted run needs to resume. Raises `NotFound`, `WriterConflict`
     where another writer holds the table (unless it is to `wait`).
     """
     folder = lake.child(WORK_FOLDER, table)
@@ -107,7 +107,9 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
         if dataset.count_rows() != rows:
             raise AccountingError(f"table '{table}' had {rows} rows and has {dataset.count_rows()}. No tag was moved.")
     except BaseException as failure:
-        for manifest in waiting:  # another writer may have changed the rows: they cannot go on on trust
+        for (
+            manifest
+        ) in waiting:  # another writer may have changed the rows: they are checked again before they are resumed
             write_manifest(lake, manifest)
         if isinstance(failure, OSError) and "conflict" in str(failure):
             raise WriterConflict(
@@ -178,14 +180,14 @@ def note_maintenance(
 def retire_versions(dataset: lance.LanceDataset, keep: timedelta, resumable: list[Manifest]) -> int:
     """Remove versions older than `keep` that no tag marks; how many.
 
-    None, while a run can still go on that committed one of them already, or whose files are so old that Lance would take
+    None, while a run can be resumed that committed one of them already, or whose files are so old that Lance would take
     them for orphans.
     """
     oldest = min((manifest.started_at for manifest in resumable), default=time.time())
     too_old = time.time() - oldest > (LANCE_GRACE - timedelta(days=1)).total_seconds()
     if too_old or any(find_commit(dataset, found.run_id, found.base_version or 0) is not None for found in resumable):
         log.warning(
-            "no version is removed: run %s can still go on. Finish it, or run its job with --fresh",
+            "no version is removed: run %s can be resumed. Finish it, or run its job with --fresh",
             resumable[-1].run_id,
         )
         return 0
@@ -194,7 +196,7 @@ def retire_versions(dataset: lance.LanceDataset, keep: timedelta, resumable: lis
 
 
 def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: Iterable[Manifest]) -> int:
-    """Remove data files that no version and no run that can go on names, once they are `older_than`; how many."""
+    """Remove data files that no version and no resumable run names, once they are `older_than`; how many."""
     data = lake.child(f"{table}.lance", "data")
     limit = datetime.now(UTC) - older_than
     old = {name for name, written in data.list_times() if written <= limit}
@@ -228,7 +230,7 @@ def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> 
 
 
 def tidy(lake: Storage, name: str, keep: timedelta) -> None:
-    """Compact one of the tables that we keep beside the user's, and drop its old versions."""
+    """Compact one of our own tables next to the user's, and remove its old versions."""
     dataset = open_dataset(lake, name)
     if dataset is None:
         return

@@ -17,7 +17,7 @@ def test_a_lake_that_does_not_exist_has_no_tables(tmp_path: Path):
     lake = latentlake.connect(tmp_path / "nothing")
     assert lake.tables() == []
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(NotFound, match="no table here yet"):
+    with pytest.raises(NotFound, match="no tables here yet"):
         lake.open("notes")
 
 

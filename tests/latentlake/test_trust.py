@@ -124,7 +124,7 @@ def test_code_runs_where_the_reader_trusts_it_too(maker: LakeMaker, model: Path,
     (tmp_path / "ran").unlink()
 
     table = latentlake.connect(maker.uri).open("notes")
-    with pytest.raises(SpecError, match=r"runs code of its own[\s\S]*connect\(uri, trust_remote_code=True\)"):
+    with pytest.raises(SpecError, match=r"runs its own code[\s\S]*connect\(uri, trust_remote_code=True\)"):
         table.search("open a file")
     assert len(table.search(np.ones(8), k=2)) == 2
     assert not (tmp_path / "ran").exists()

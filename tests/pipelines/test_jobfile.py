@@ -119,9 +119,9 @@ ONE_MISTAKE = [
     (changed("source.metadata", "title"), "source.metadata: Input should be a valid list (got 'title')."),
     (changed("source.metadata.0", 5), "source.metadata[0]: give a column's name, or {column: NAME, type: TYPE} (got 5)."),
     (changed("table.prune", "perhaps"), "table.prune: "),
-    (changed("name", 3), "name: 3 is no name"),
-    (changed("name", "a b"), "name: 'a b' is no name"),
-    (changed("name", "ab\n"), r"name: 'ab\n' is no name"),
+    (changed("name", 3), "name: 3 is not a valid name"),
+    (changed("name", "a b"), "name: 'a b' is not a valid name"),
+    (changed("name", "ab\n"), r"name: 'ab\n' is not a valid name"),
     # ranges
     (changed("embed.0.dim", 1), "embed[0].dim: Input should be greater than or equal to 2 (got 1)."),
     (changed("embed.0.batch_cost", 0), "embed[0].batch_cost: "),
@@ -150,22 +150,22 @@ ONE_MISTAKE = [
     (changed("index", [{"column": "words"}, {"column": "words"}]), "index[1].column: 'words' has an index already"),
     (changed("preprocess.1.column", "wordz"), "preprocess[1].column: no vector column 'wordz'. Did you mean 'words'?"),
     # names that are taken or cannot be
-    *((changed("embed.1.column", name), f"embed[1].column: '{name}' is no") for name in ("id", "text", "_x", "a-b", "")),
-    (changed("embed.1.column", "a\n"), r"embed[1].column: 'a\n' is no"),
-    (changed("embed.1.column", 5), "embed[1].column: 5 is no column name"),
+    *((changed("embed.1.column", name), f"embed[1].column: '{name}' is not") for name in ("id", "text", "_x", "a-b", "")),
+    (changed("embed.1.column", "a\n"), r"embed[1].column: 'a\n' is not"),
+    (changed("embed.1.column", 5), "embed[1].column: 5 is not a valid column name"),
     *(
         (changed("source.metadata", [name]), f"source.metadata[0]: '{name}' is a column the table makes itself")
         for name in ("id", "object_hash", "words", "words_tokens", "more_truncated", "_status")
     ),
-    (changed("source.metadata", ["a", "a"]), "source.metadata[1]: 'a' stands twice"),
+    (changed("source.metadata", ["a", "a"]), "source.metadata[1]: 'a' appears twice"),
     (changed("source.metadata", ["a.b"]), "source.metadata[0]: 'a.b' holds '.', and no column is found by such a name"),
     (changed("source.metadata", ["a`b"]), "source.metadata[0]: 'a`b' holds '`', and"),
     (changed("source.metadata", ["a\0b"]), "source.metadata[0]: 'a\\x00b' holds '\\x00', and"),
-    (changed("source.metadata", ["*"]), "source.metadata[0]: '*' stands for all columns in Lance"),
+    (changed("source.metadata", ["*"]), "source.metadata[0]: '*' means all columns in Lance"),
     (changed("source.metadata", [""]), "source.metadata[0]: '' is an empty name"),
-    (changed("source.metadata", ["\ud800"]), "source.metadata[0]: '\\ud800' is no text that can be stored"),
+    (changed("source.metadata", ["\ud800"]), "source.metadata[0]: '\\ud800' cannot be stored as text"),
     (changed("source.metadata", [{"column": "uri", "type": "string"}]), "source.metadata[0]: 'uri' is a column the table makes"),
-    (changed("source.metadata", ["a", {"column": "a", "type": "string"}]), "source.metadata[1]: 'a' stands twice"),
+    (changed("source.metadata", ["a", {"column": "a", "type": "string"}]), "source.metadata[1]: 'a' appears twice"),
     (changed("source.metadata", [{"column": "a"}]), "source.metadata[0]: give a column's name, or {column: NAME, type: TYPE}"),
     (changed("source.metadata", [{"column": "a", "type": 5}]), "source.metadata[0]: `column` and `type` are names"),
     (changed("source.metadata", [{"column": "a", "type": "int"}]), "source.metadata[0]: no type 'int'. Did you mean 'int8'? Known: bool"),
@@ -182,7 +182,7 @@ ONE_MISTAKE = [
         "source.storage_options.aws_endpoint: holds credentials; give env:AWS_ENDPOINT or file:PATH",
     ),
     (changed("table.uri", ""), "table.uri: is empty"),
-    (changed("table.uri", "s3://[bucket/a"), "table.uri: is no path or URI"),
+    (changed("table.uri", "s3://[bucket/a"), "table.uri: is not a path or URI"),
 ]  # fmt: skip
 
 
@@ -300,9 +300,9 @@ def test_keys_that_stand_twice():
         parse_yaml(text)
     (problem,) = failure.value.problems
     line = text.count("\n")
-    assert problem.endswith(f"key 'name' stands twice (line {line} again); keep one.")
+    assert problem.endswith(f"key 'name' appears twice (line {line} again); keep one.")
     nested = text.replace("name: other\n", "").replace("  uri: lake\n", "  uri: lake\n  uri: lake2\n")
-    with pytest.raises(InvalidSpec, match=r"table\.uri \(line \d+\): key 'uri' stands twice"):
+    with pytest.raises(InvalidSpec, match=r"table\.uri \(line \d+\): key 'uri' appears twice"):
         parse_yaml(nested)
 
 

@@ -324,7 +324,7 @@ def test_versions_stay_while_a_very_old_run_can_go_on(tmp_path: Path, caplog: py
     (manifest,) = unfinished_runs(lake_of(job), "t")
     write_manifest(lake_of(job), replace(manifest, started_at=time.time() - 8 * 86400))
     assert maintain(job, keep=NOW)["versions_removed"] == 0
-    assert f"run {plan.run_id} can still go on" in caplog.text
+    assert f"run {plan.run_id} can be resumed" in caplog.text
     finish(job, plan)
 
 

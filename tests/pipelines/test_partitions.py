@@ -62,7 +62,7 @@ def test_folders_as_columns_of_parquet(tmp_path: Path):
     ("partitions", "told"),
     [
         (["text"], "'text' is a column the table makes itself"),
-        (["n"], "'n' stands twice"),
+        (["n"], "'n' appears twice"),
         ([{"column": "year", "type": "whole"}], "whole"),
         (["a`b"], "a`b"),
     ],

@@ -86,7 +86,7 @@ def test_mistakes_on_the_command_line(
         ("address: auto\ncpus: many\n", "cpus (line 2): Input should be a valid integer"),
         ("cpus: 0\nmemory_mb: 1\n", "2 mistakes"),
         ("[1]\n", "must be a mapping of keys to values, not list."),
-        ("cpus: 1\ncpus: 2\n", "key 'cpus' stands twice"),
+        ("cpus: 1\ncpus: 2\n", "key 'cpus' appears twice"),
         ("a: [", "not YAML"),
     ],
 )
