@@ -47,7 +47,7 @@ def group_folders(controller: str, root: Path) -> Iterator[Path]:
 
 
 def read_quota(folder: Path) -> float | None:
-    """Cores that a group may use at once; None where it says nothing."""
+    """Cores that a group may use at once; None if it says nothing."""
     words = " ".join(read_lines(folder / "cpu.max")).split()
     if not words:
         words = [*read_lines(folder / "cpu.cfs_quota_us"), *read_lines(folder / "cpu.cfs_period_us")]
@@ -59,7 +59,7 @@ def read_quota(folder: Path) -> float | None:
 
 
 def read_limit(folder: Path) -> int | None:
-    """Bytes of memory that a group may use; None where it says nothing."""
+    """Bytes of memory that a group may use; None if it says nothing."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         for line in read_lines(folder / name):
             if line.isdigit() and 0 < int(line) < UNLIMITED:

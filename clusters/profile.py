@@ -115,7 +115,7 @@ def machine_capacity() -> Capacity:
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, from the driver's device files; 0 where there is no driver."""
+    """NVIDIA GPUs of this machine, from the driver's device files; 0 if there is no driver."""
     try:
         return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev"))  # noqa: PTH208 (names are wanted, not paths)
     except OSError:

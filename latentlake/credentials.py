@@ -219,7 +219,7 @@ def doubt_all() -> None:
 
 
 def open_session(way: Way) -> Any:
-    """botocore's session. Raises `CredentialsError` where there is no such profile, or one that asks a person."""
+    """botocore's session. Raises `CredentialsError` if there is no such profile, or one that asks a person."""
     import botocore.session
     from botocore.exceptions import BotoCoreError
 
@@ -258,7 +258,7 @@ def profile_settings(way: Way) -> dict[str, str]:
 
 
 def find(way: Way) -> Any:
-    """botocore's credentials object. Raises `CredentialsError` where nothing gives credentials."""
+    """botocore's credentials object. Raises `CredentialsError` if nothing gives credentials."""
     from botocore.exceptions import BotoCoreError
 
     if way.keys:

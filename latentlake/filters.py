@@ -105,7 +105,7 @@ def bad_filter(where: str, reason: str) -> SpecError:
 
 
 def tokenise(where: str) -> list[re.Match[str]] | None:
-    """Tokens of a filter without blanks and comments; None where a quote or comment is not closed, which Lance tells well."""
+    """Tokens of a filter without blanks and comments; None if a quote or comment is not closed, which Lance tells well."""
     tokens = [token for token in TOKEN.finditer(where) if token.lastgroup != "blank"]
     opened = any(first[0] + then[0] == "/*" and then.start() == first.end() for first, then in pairwise(tokens))
     return None if opened or any(token[0] in QUOTES for token in tokens) else tokens
@@ -179,7 +179,7 @@ def until_semicolon(where: str, tokens: Sequence[re.Match[str]]) -> str:
 
 
 def plan(dataset: Any, where: str) -> BaseException | None:
-    """Have Lance parse and plan a filter, without reading rows; what is wrong with the filter, None where nothing is."""
+    """Have Lance parse and plan a filter, without reading rows; what is wrong with the filter, None if nothing is."""
     try:  # `explain_plan` would take aggregates
         dataset.scanner(columns=[], filter=where, with_row_id=True, limit=0).to_table()
     except BaseException as failure:  # a panic is no `Exception`

@@ -14,7 +14,7 @@ def open_in_lancedb(storage: Storage, name: str, dataset: Any) -> Any:
     """The `lancedb` table that `dataset` (pylance) of the lake at `storage` is, checked out at its version.
 
     Rows are counted and every vector index is searched once, so that a table which the Lance inside lancedb cannot read
-    is a `SpecError` here, with the reason, and no wrong answer later. Raises `MissingExtra` where lancedb is not installed.
+    is a `SpecError` here, with the reason, and no wrong answer later. Raises `MissingExtra` if lancedb is not installed.
     """
     try:
         import lancedb

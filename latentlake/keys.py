@@ -48,7 +48,7 @@ def index_config() -> Any:
 
 
 def key_index(dataset: Any, column: str) -> IndexInfo | None:
-    """The index that look-ups of values of `column` use; None where there is none."""
+    """The index that look-ups of values of `column` use; None if there is none."""
     return next((info for info in describe_indexes(dataset) if info.column == column and info.type == "btree"), None)
 
 
@@ -61,7 +61,7 @@ def scan_keys(
 ) -> Iterator[pa.RecordBatch]:
     """Stream `columns`, `_rowid` and `_rowaddr` of the rows whose `column` is among `values`, and that the filter `where` keeps.
 
-    Through the index of `column`, a bounded number of values at a time; where there is none the column is read, once.
+    Through the index of `column`, a bounded number of values at a time; if there is none the column is read, once.
     """
     left = iter(dict.fromkeys(values))
     size = ASKED_AT_ONCE if key_index(dataset, column) else max(1, len(values))

@@ -1,6 +1,6 @@
 """The start-up check: our four packages have plain names, so another package of that name may stand before ours.
 
-Imports nothing of ours at module level: it has to work where `operators` is somebody else's.
+Imports nothing of our own at module level: it has to work where `operators` is somebody else's.
 """
 
 from __future__ import annotations

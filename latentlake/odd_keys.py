@@ -62,7 +62,7 @@ def list_odd(storage: Storage, after: str | None = None) -> Iterator[list[dict[s
 
 
 def exact_key(storage: Storage, path: str) -> str | None:
-    """The key of an object that obstore calls `path`, for it leaves out slashes at either end; None where there is none."""
+    """The key of an object that obstore calls `path`, for it leaves out slashes at either end; None if there is none."""
     bucket = storage.root.partition("/")[0]
     for key in (path, f"/{path}", f"{path}/"):
         found = storage.s3fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)

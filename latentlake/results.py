@@ -30,7 +30,7 @@ class Rows:
         return self._table
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas data frame. Raises `MissingExtra` where pandas is not installed."""
+        """The rows as a pandas data frame. Raises `MissingExtra` if pandas is not installed."""
         return frame_of(self._table)
 
     def to_list(self) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def is_reference(value: str) -> bool:
 
 
 def resolve_options(options: Mapping[str, Any] | None) -> dict[str, str]:
-    """Options with every reference read, where the process runs. Raises `SpecError` where one leads nowhere."""
+    """Options with every reference read, where the process runs. Raises `SpecError` if one leads nowhere."""
     resolved = {}
     for name, value in (options or {}).items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -216,7 +216,7 @@ class Storage:
     def credentials(self) -> Credentials | None:
         """The AWS credentials of this place, where they are found and refreshed by us; see `credentials.way_of`.
 
-        Raises `CredentialsError` where there are none: at once, before a library waits for a metadata service.
+        Raises `CredentialsError` if there are none: at once, before a library waits for a metadata service.
         """
         if OBJECT_STORES.get(scheme_of(self.uri)) != "s3":
             return None
@@ -313,7 +313,7 @@ class Storage:
         return times
 
     def remove(self, *parts: str) -> None:
-        """Remove a file or a folder below this place, with all in it; nothing happens where there is none."""
+        """Remove a file or a folder below this place, with all in it; nothing happens if there is none."""
         path = self.path(*parts)
         with suppress(FileNotFoundError):  # another process may remove it at the same time
             if self.fs.exists(path):
@@ -353,7 +353,7 @@ class Storage:
 
 
 def write_once(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all. Raises `FileExistsError` where there is one."""
+    """Write a file whole, or not at all. Raises `FileExistsError` if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(path, content) as draft:
         try:

@@ -20,7 +20,7 @@ UNIT_KEY = b"latentlake.unit"  # in a field's metadata: what a column of positio
 
 
 def stored_length(dtype: str, dimension: int) -> int:
-    """How many values a stored vector of `dimension` numbers has. Raises `SpecError` where bits do not fill bytes."""
+    """How many values a stored vector of `dimension` numbers has. Raises `SpecError` if bits do not fill bytes."""
     if dtype != "binary":
         return dimension
     if dimension % BITS:

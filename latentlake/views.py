@@ -122,7 +122,7 @@ def html_gallery(
 ) -> str:
     """Pictures of rows with a `uri`, each with its cells below it; first the query, if there is one.
 
-    `query` is its text and what `thumbnail_html` takes, or None where it has no picture.
+    `query` is its text and what `thumbnail_html` takes, or None if it has no picture.
     """
     figures = []
     if query is not None:

@@ -91,7 +91,7 @@ class Clock:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the end that was told of has been reached; False where none was."""
+        """Whether the end that was told of has been reached; False if none was."""
         return self.told > 0 and self.reached >= self.told - self.slack
 
     def advance(self, seconds: float) -> None:
@@ -103,7 +103,7 @@ class Clock:
 def open_container(content: bytes, form: str, demuxer: str | None = None) -> Iterator[Any]:
     """A container of PyAV with a sound in it, read by `demuxer`; without one ffmpeg tells the format by the content.
 
-    Tags need not be UTF-8. `form` is how errors name the format. Raises `RowError` where there is no sound in it that
+    Tags need not be UTF-8. `form` is how errors name the format. Raises `RowError` if there is no sound in it that
     can be decoded, and PyAV's errors.
     """
     import av
@@ -136,7 +136,7 @@ def tells_length(container: Any) -> bool:
 
 
 def length_of(container: Any) -> int:
-    """Samples of the first sound of an open container; 0 where it does not tell."""
+    """Samples of the first sound of an open container; 0 if it does not tell."""
     import av
 
     sound = container.streams.audio[0]

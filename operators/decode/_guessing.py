@@ -108,7 +108,7 @@ def kind_of(letter: str) -> str:
 
 
 def shifting_encoding(content: bytes) -> str | None:
-    """The encoding of ASCII bytes that are escapes to other letters; None where they are ASCII."""
+    """The encoding of ASCII bytes that are escapes to other letters; None if they are ASCII."""
     if ESCAPES.search(content):
         return next((name for name in ISO_2022 if makes_letters(content, name)), "iso2022_jp")
     for name, shift in SHIFTS.items():

@@ -95,7 +95,7 @@ def decode(batch: Batch) -> Batch:
 
 
 def decode_content(content: Any) -> Waveform:
-    """Decode one object. Raises `RowError` where it is no sound."""
+    """Decode one object. Raises `RowError` if it is no sound."""
     if content is None:
         raise RowError("no content")
     if len(content) == 0:
@@ -225,7 +225,7 @@ def samples_are_whole(content: bytes, form: str) -> bool:
 
 @contextmanager
 def open_sound(content: bytes, form: str) -> Iterator[Stream]:
-    """Open without decoding samples. Raises `RowError` where neither library can; within, too, where decoding fails."""
+    """Open without decoding samples. Raises `RowError` if neither library can; within, too, where decoding fails."""
     import soundfile
 
     file = None
@@ -282,7 +282,7 @@ def reads_whole(content: bytes, form: str) -> bool:
 
 
 def mp3_samples(content: bytes) -> int:
-    """How many samples an MP3 has at least, by the frame that some encoders put first (Xing); 0 where there is none.
+    """How many samples an MP3 has at least, by the frame that some encoders put first (Xing); 0 if there is none.
 
     http://gabriel.mp3-tech.org/mp3infotag.html. Less three frames, which are the most that pad the sound's ends.
     """

@@ -39,7 +39,7 @@ def decode(batch: Batch) -> Batch:
 
 
 def decode_content(content: Any) -> Image.Image:
-    """Decode one object. Raises `RowError` where it is no picture."""
+    """Decode one object. Raises `RowError` if it is no picture."""
     if content is None:
         raise RowError("no content")
     if len(content) == 0:

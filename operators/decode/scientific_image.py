@@ -38,7 +38,7 @@ def decode(batch: Batch) -> Batch:
     Values are the instrument's own, scaled as the file says (FITS: BZERO and BSCALE). The first page of a TIFF and the
     first picture of a FITS file stand for it; an alpha channel is left out; row 0 is the top, as viewers show it. What
     is not finite becomes the median of what is. A row that is no whole picture, or one of more than `MAX_PIXELS`
-    numbers, gets `error="decode: <reason>"`. Raises `MissingExtra` where the library of a format that turns up is not
+    numbers, gets `error="decode: <reason>"`. Raises `MissingExtra` if the library of a format that turns up is not
     installed.
     """
     for row in live_rows(batch):
@@ -47,7 +47,7 @@ def decode(batch: Batch) -> Batch:
 
 
 def decode_content(content: Any) -> np.ndarray:
-    """Decode one object. Raises `RowError` where it is no scientific image."""
+    """Decode one object. Raises `RowError` if it is no scientific image."""
     if content is None:
         raise RowError("no content")
     if len(content) == 0:
@@ -162,7 +162,7 @@ READERS: dict[str, Callable[[bytes], np.ndarray]] = {"TIFF": read_tiff, "FITS": 
 
 
 def as_picture(pixels: np.ndarray) -> np.ndarray:
-    """An array as float32 (h, w) or (h, w, 3), finite. Raises `RowError` where it is no picture.
+    """An array as float32 (h, w) or (h, w, 3), finite. Raises `RowError` if it is no picture.
 
     Axes of length 1 are dropped; three channels may stand first.
     """

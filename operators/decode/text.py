@@ -65,7 +65,7 @@ def decode(batch: Batch, *, encoding: str | None = None) -> Batch:
 
 
 def decode_content(content: Any, encoding: str | None = None) -> str:
-    """Decode one object. Raises `RowError` where there is no text."""
+    """Decode one object. Raises `RowError` if there is no text."""
     if content is None:
         raise RowError("no content")
     check_length(len(content) // 4 if isinstance(content, bytes) else 0)  # no character takes more bytes
@@ -103,7 +103,7 @@ def check_encodable(text: str) -> str:
 
 
 def decode_bytes(content: bytes) -> str:
-    """Decode by mark, as UTF-8, or by the best guess. Raises `RowError` where none fits."""
+    """Decode by mark, as UTF-8, or by the best guess. Raises `RowError` if none fits."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return refuse_nul(decode_as(content, encoding))

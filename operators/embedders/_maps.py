@@ -50,7 +50,7 @@ def check_pooling(how: str, known: Collection[str], model: str) -> None:
 
 
 def join_layers(vectors: Sequence[Tensor], how: Aggregation) -> Tensor:
-    """Vectors (n, width) of several layers as one. Raises `SpecError` where widths differ and are not put side by side."""
+    """Vectors (n, width) of several layers as one. Raises `SpecError` if widths differ and are not put side by side."""
     widths = [vector.shape[-1] for vector in vectors]
     if how != "concat" and len(set(widths)) > 1:
         raise SpecError(f"layers of the widths {', '.join(map(str, widths))} can only be put together by 'concat'.")

@@ -87,7 +87,7 @@ class StaticFolder:
 
 
 def find_static(folder: Path) -> StaticFolder:
-    """The parts of a model's folder. Raises `ModelNotFound` where it is none."""
+    """The parts of a model's folder. Raises `ModelNotFound` if it is none."""
     for config, tensors, name in LAYOUTS:
         if (folder / config).is_file() and (folder / tensors).is_file():
             return StaticFolder(folder / config, folder / tensors, name)

@@ -52,7 +52,7 @@ class PixelsConfig(TorchConfig):
     std: Channels | None = None
 
     def framing(self, usual: Mapping[str, Any]) -> dict[str, Any]:
-        """The job's word on each of `FRAMING`, or else the model's, `usual`. Raises `SpecError` where neither has one."""
+        """The job's word on each of `FRAMING`, or else the model's, `usual`. Raises `SpecError` if neither has one."""
         found = {name: usual.get(name) if getattr(self, name) is None else getattr(self, name) for name in FRAMING}
         if lacking := [name for name, value in found.items() if value is None]:
             raise SpecError(f"the model does not say how it frames pictures; give {', '.join(lacking)}.")
@@ -154,7 +154,7 @@ def build_on_meta(build: Callable[[], Module]) -> Module:
 def vector_width(module: Module, side: int, model: str) -> int:
     """How many numbers a vector of `build_on_meta`'s module has, told from shapes: nothing is computed.
 
-    Raises `SpecError` where it does not take images of `side` pixels.
+    Raises `SpecError` if it does not take images of `side` pixels.
     """
     import torch
 

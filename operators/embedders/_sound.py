@@ -38,7 +38,7 @@ class SoundConfig(FolderConfig):
         return self.rate
 
     def check_windows(self, seconds: float, longest: float | None = None) -> float:
-        """`window_seconds`, by default `seconds`. Raises `SpecError` where it is over `longest`, or no more than the overlap."""
+        """`window_seconds`, by default `seconds`. Raises `SpecError` if it is over `longest`, or no more than the overlap."""
         window = self.window_seconds or seconds
         if longest is not None and window > longest:
             raise SpecError(
@@ -49,7 +49,7 @@ class SoundConfig(FolderConfig):
         return window
 
     def windows(self, sound: Waveform) -> np.ndarray:
-        """Windows of a sound at the model's rate, float32 (windows, samples). Raises `RowError` where it has no sample."""
+        """Windows of a sound at the model's rate, float32 (windows, samples). Raises `RowError` if it has no sample."""
         assert self.window_seconds is not None, "resolve() first"
         if not len(sound.samples):
             raise RowError("no samples")
@@ -124,7 +124,7 @@ def windows_batch(values: list[np.ndarray], counts: list[int], costs: list[int])
 def read_extractor(folder: str, revision: str | None, name: str, rate: int | None) -> Any:
     """The feature extractor of a model's folder: an instance of transformers' class `name`, at `rate` (None: the model's).
 
-    `revision` is that of the folder's files, so that what is kept is not another one's. Dither, which adds noise, is off. Raises `ModelNotFound` where the folder has none, `ImportError`.
+    `revision` is that of the folder's files, so that what is kept is not another one's. Dither, which adds noise, is off. Raises `ModelNotFound` if the folder has none, `ImportError`.
     """
     import transformers
 

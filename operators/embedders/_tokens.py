@@ -131,7 +131,7 @@ def read_tokenizer(folder: str, truncate: int | None) -> Tokenizer:
 def token_ids(tokenizer: Tokenizer, cutting: Tokenizer, texts: Sequence[str]) -> Batch:
     """What `prepare` of a text family returns: `input_ids` (int32 arrays), `tokens`, `truncated`, `cost`.
 
-    `cutting` is the same tokenizer, which truncates. Raises `RowError` where a text has no token.
+    `cutting` is the same tokenizer, which truncates. Raises `RowError` if a text has no token.
     """
     limit = (cutting.truncation or {})["max_length"]
     around = special_tokens(tokenizer) if any(len(text) > PIECE for text in texts) else None
@@ -190,7 +190,7 @@ def long_ids(
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
-    """Ids that a tokenizer puts before a text and behind it; None where it does something else with one."""
+    """Ids that a tokenizer puts before a text and behind it; None if it does something else with one."""
     alone, marked = (tokenizer.encode(PROBE, add_special_tokens=marks).ids for marks in (False, True))
     for at in range(len(marked) - len(alone) + 1):
         if marked[at : at + len(alone)] == alone:
@@ -212,7 +212,7 @@ def token_spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
 
 
 def window_of(folder: Path) -> int | None:
-    """Tokens that a transformer takes, the least of what its tokenizer and its positions allow; None where neither says."""
+    """Tokens that a transformer takes, the least of what its tokenizer and its positions allow; None if neither says."""
     config = read_json(folder / "config.json")
     positions = next((config[name] for name in POSITIONS if config.get(name)), None)
     if positions and config.get("model_type") in OFFSET_POSITIONS:
@@ -223,7 +223,7 @@ def window_of(folder: Path) -> int | None:
 
 
 def narrowed(window: int | None, max_tokens: int | None, folder: Path) -> int:
-    """The lesser of a model's window and what the job gives. Raises `ModelNotFound` where there is neither."""
+    """The lesser of a model's window and what the job gives. Raises `ModelNotFound` if there is neither."""
     known = [limit for limit in (window, max_tokens) if limit is not None]
     if not known:
         raise ModelNotFound(f"model folder '{folder}' does not say its window; give `max_tokens`.")

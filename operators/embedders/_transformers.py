@@ -51,7 +51,7 @@ class FolderConfig(TorchConfig):
     def pin(self, also: Sequence[str] = ()) -> tuple[Path, str]:
         """Folder with the model's configuration, and its revision, which covers files that match `also`, too.
 
-        Raises `ModelNotFound` where the files are not those pinned, `SpecError` where the model brings untrusted code or is
+        Raises `ModelNotFound` if the files are not those pinned, `SpecError` where the model brings untrusted code or is
         an adapter.
         """
         folder, commit = find_model(self.model, self.revision, CONFIG_FILES)
@@ -69,7 +69,7 @@ class FolderConfig(TorchConfig):
     def find_weights(self, also: Sequence[str] = ()) -> tuple[Path, str | None]:
         """Folder with the model's weights and files that match `also`, and its hub commit (None for a local folder).
 
-        Raises `ModelNotFound` where there are none. Code that is trusted is compared with the pinned revision once more,
+        Raises `ModelNotFound` if there are none. Code that is trusted is compared with the pinned revision once more,
         as another machine may have resolved it.
         """
         folder, commit = find_model(self.model, self.revision, (*ALL_FILES, *also))
@@ -84,7 +84,7 @@ class FolderConfig(TorchConfig):
 def read_model(loader: Any, folder: Path, config: FolderConfig, unused: Sequence[str] = ("pooler.",)) -> Any:
     """A model of the folder, loaded by `loader` (a class of transformers with `from_pretrained`) in the compute dtype.
 
-    Raises `ModelNotFound` where weights are not tensors alone, or lack some of the model's, which would be random; but for
+    Raises `ModelNotFound` if weights are not tensors alone, or lack some of the model's, which would be random; but for
     names that begin with one of `unused`.
     """
     import torch
@@ -121,7 +121,7 @@ def tensors_alone(model: str) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is no such file."""
+    """A JSON object from a file; empty if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -142,7 +142,7 @@ def files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def width_of(folder: Path) -> int:
-    """Length of a transformer's hidden states. Raises `ModelNotFound` where its config.json does not say it."""
+    """Length of a transformer's hidden states. Raises `ModelNotFound` if its config.json does not say it."""
     return number_of(folder, WIDTHS, "the length of its vectors")
 
 

@@ -48,7 +48,7 @@ class WordVectors:
 
 @lru_cache(maxsize=4)
 def open_vectors(path: Path, revision: str, layout: Format, dim: int) -> WordVectors:
-    """The word vectors of a file whose sha256 is `revision`. Raises `ModelNotFound` where it is another, or broken."""
+    """The word vectors of a file whose sha256 is `revision`. Raises `ModelNotFound` if it is another, or broken."""
 
     def make(folder: Path) -> None:
         """Write the vectors, and where each word's is, into a folder of the cache."""
@@ -74,7 +74,7 @@ def hash_of(word: bytes) -> int:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedIOBase]:
-    """A file's content, unpacked where it is a .gz. Raises `ModelNotFound` where it cannot be unpacked."""
+    """A file's content, unpacked where it is a .gz. Raises `ModelNotFound` if it cannot be unpacked."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
@@ -119,7 +119,7 @@ def is_line(line: bytes, dim: int) -> bool:
 def read_line(line: bytes, dim: int) -> tuple[bytes, bytes]:
     """Word and vector (float32, little-endian) of a line. The word may hold spaces, as some of GloVe's do.
 
-    Raises `ValueError` where these are not what the line holds.
+    Raises `ValueError` if these are not what the line holds.
     """
     word, *numbers = line.rstrip(b" \r\n").rsplit(b" ", dim)
     if len(numbers) != dim:

@@ -1,6 +1,6 @@
 """CLAP: sound and text in one space (https://arxiv.org/abs/2211.06687), with the models of transformers.
 
-Nothing is drawn by lot, as it is in the library's feature extractor: of a sound longer than the model takes, windows are
+Nothing is drawn at random, as it is in the library's feature extractor: of a sound longer than the model takes, windows are
 embedded and averaged, where the library picks a part (`rand_trunc`) or three (`fusion`); and in a model with fusion every
 window passes through it, as a sound does that the library is given alone.
 """
@@ -102,7 +102,7 @@ class Config(SoundConfig, TokensConfig):
     def load(self, device: str, threads: int | None = None) -> ClapEmbedder:
         """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
 
-        Raises `ModelNotFound` where there are no weights, some are missing, or none load without running code.
+        Raises `ModelNotFound` if there are no weights, some are missing, or none load without running code.
         """
         try:
             import torch  # noqa: F401

@@ -66,7 +66,7 @@ class Config(EmbedderConfig):
     def resolve(self) -> Self:
         """Pin the files and read the JSON.
 
-        Raises `ModelNotFound` where the files are not there, or not those pinned, `SpecError` where the JSON is wrong
+        Raises `ModelNotFound` if the files are not there, or not those pinned, `SpecError` where the JSON is wrong
         or the graph could run untrusted code.
         """
         folder, commit = find_model(self.model, self.revision, CONFIG_FILES)
@@ -137,7 +137,7 @@ class Config(EmbedderConfig):
     def load(self, device: str, threads: int | None = None) -> ExportedEmbedder:
         """Load the graph onto `device`; `threads` bounds the threads of what runs it.
 
-        Tries it on a blank row. Raises `ModelNotFound` where it is not there, `SpecError` where inputs and outputs are
+        Tries it on a blank row. Raises `ModelNotFound` if it is not there, `SpecError` where inputs and outputs are
         not those of the JSON.
         """
         encoder = self.resolved_encoder
@@ -196,7 +196,7 @@ class ExportedEmbedder:
 
 
 def open_graph(path: Path, encoder: Encoder, device: str, threads: int | None) -> Run:
-    """How to run an ONNX graph. Raises `SpecError` where it has other inputs or outputs than the encoder says."""
+    """How to run an ONNX graph. Raises `SpecError` if it has other inputs or outputs than the encoder says."""
     run, inputs, outputs = open_onnxruntime(path, device, threads)
     if sorted(inputs) != sorted(encoder.names):
         raise wrong_inputs(path, inputs, encoder)
@@ -211,7 +211,7 @@ def open_graph(path: Path, encoder: Encoder, device: str, threads: int | None) -
 def open_program(path: Path, encoder: Encoder, device: str, threads: int | None) -> Run:
     """How to run a program of torch.export, whose inputs are told by name or else by order. Unpickles it.
 
-    Raises `SpecError` where it has more or fewer inputs than the encoder says.
+    Raises `SpecError` if it has more or fewer inputs than the encoder says.
     """
     import torch
     from torch.export.passes import move_to_device_pass
@@ -259,7 +259,7 @@ def choose_output(found: Any, encoder: Encoder) -> Any:
 
 
 def read_encoder(folder: Path, model: str) -> TextEncoder | ImageEncoder | AudioEncoder:
-    """What the folder's JSON says. Raises `ModelNotFound` where there is none, `SpecError` with every mistake in it."""
+    """What the folder's JSON says. Raises `ModelNotFound` if there is none, `SpecError` with every mistake in it."""
     path = folder / JSON_FILE
     if not path.is_file():
         raise ModelNotFound(

@@ -52,7 +52,7 @@ class Config(JointConfig):
     document_prompt: str = ""
     query_prompt: str = ""
 
-    architecture: str | None = None  # open_clip's name; None where the model's folder, which is pinned, describes it
+    architecture: str | None = None  # open_clip's name; None if the model's folder, which is pinned, describes it
 
     @property
     def joint(self) -> bool:
@@ -114,7 +114,7 @@ class Config(JointConfig):
     def load(self, device: str, threads: int | None = None) -> OpenClipEmbedder:
         """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
 
-        Raises `ModelNotFound` where there are none, or none that load without running code and fit.
+        Raises `ModelNotFound` if there are none, or none that load without running code and fit.
         """
         folder = None if self.weights else find_weights(self._published(), self.revision, TOKENIZER_FILES)
         try:
@@ -127,7 +127,7 @@ class Config(JointConfig):
         return OpenClipEmbedder(module, self, device, threads)
 
     def _find(self) -> tuple[Path | None, str | None]:
-        """The model's folder (None where there is a file of weights), and the hub commit that it holds."""
+        """The model's folder (None if there is a file of weights), and the hub commit that it holds."""
         library = import_open_clip()
         if self.weights is not None:
             if self.model not in library.list_models():
@@ -209,7 +209,7 @@ def unalarming(record: logging.LogRecord) -> bool:
 
 
 def check_parts(model: str, description: dict[str, Any], folder: Path | None) -> None:
-    """Raise `SpecError` where a model is made of what its revision does not pin, or names code, or draws tokens by lot."""
+    """Raise `SpecError` where a model is made of what its revision does not pin, or names code, or draws tokens at random."""
     if folder is not None and (code := sorted(set(code_named(folder)))):
         raise SpecError(f"model '{model}' brings code of its own: {', '.join(code)}.\n  Take a model without.")
     text, vision = description["text_cfg"], description["vision_cfg"]

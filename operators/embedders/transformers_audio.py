@@ -141,7 +141,7 @@ class Config(SoundConfig, LayeredConfig):
     def load(self, device: str, threads: int | None = None) -> SoundEmbedder:
         """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
 
-        Raises `ModelNotFound` where there are no weights, some are missing, or none load without running code.
+        Raises `ModelNotFound` if there are no weights, some are missing, or none load without running code.
         """
         try:
             import torch  # noqa: F401

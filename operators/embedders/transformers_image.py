@@ -57,7 +57,7 @@ class Config(JointConfig, TokensConfig, LayeredConfig):
     def resolve(self) -> Self:
         """Pin the revision; read framing, dimension and window off the model's files.
 
-        Raises `ModelNotFound` where the files are not those pinned, `SpecError` where the model brings untrusted code, has
+        Raises `ModelNotFound` if the files are not those pinned, `SpecError` where the model brings untrusted code, has
         no such pooling or layer, takes no text where `max_tokens` is given, or frames pictures in a way of its own.
         """
         import_transformers()
@@ -87,7 +87,7 @@ class Config(JointConfig, TokensConfig, LayeredConfig):
     def load(self, device: str, threads: int | None = None) -> TransformersImageEmbedder:
         """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
 
-        Raises `ModelNotFound` where there are no weights, some are missing, or none load without running code.
+        Raises `ModelNotFound` if there are no weights, some are missing, or none load without running code.
         """
         transformers = import_transformers()
         folder, _ = self.find_weights()
@@ -101,7 +101,7 @@ class Config(JointConfig, TokensConfig, LayeredConfig):
         return TransformersImageEmbedder(model, self, device, threads)
 
     def _window(self, module: Any, folder: Path) -> int | None:
-        """Tokens that the model takes of a text; None where its vectors share no space with text's."""
+        """Tokens that the model takes of a text; None if its vectors share no space with text's."""
         if not takes_text(module) or self.pooling != "pooler":
             if self.max_tokens is not None:
                 raise SpecError(
@@ -214,7 +214,7 @@ def prefix_of(vision: Any) -> tuple[int, bool]:
 
 
 def read_processor(folder: Path, config: Config) -> Any:
-    """The model's image processor, of Pillow where there is one. Raises `SpecError` where the folder has none."""
+    """The model's image processor, of Pillow where there is one. Raises `SpecError` if the folder has none."""
     from transformers import AutoImageProcessor
 
     options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}

@@ -36,7 +36,7 @@ class Config(TokensConfig, LayeredConfig):
     def resolve(self) -> Self:
         """Pin the revision and read dimension and window from the model's files.
 
-        Raises `ModelNotFound` where the files are not those pinned or lack what is read, `SpecError` where the model
+        Raises `ModelNotFound` if the files are not those pinned or lack what is read, `SpecError` where the model
         brings untrusted code or has no such layer.
         """
         folder, revision = self.pin()
@@ -57,7 +57,7 @@ class Config(TokensConfig, LayeredConfig):
     def load(self, device: str, threads: int | None = None) -> TransformersTextEmbedder:
         """Load the weights onto `device`; `threads` bounds torch's CPU threads in this process.
 
-        Raises `ModelNotFound` where there are no weights, some are missing, or none load without running code.
+        Raises `ModelNotFound` if there are no weights, some are missing, or none load without running code.
         """
         try:
             import torch  # noqa: F401

@@ -126,7 +126,7 @@ def window_audio(batch: Batch, *, seconds: Seconds, overlap_seconds: SecondsOrZe
 
 
 def resampled(sound: Waveform, rate: int) -> Waveform:
-    """A sound at `rate`. Raises `RowError` where no sample, or too many, would be left."""
+    """A sound at `rate`. Raises `RowError` if no sample, or too many, would be left."""
     if rate == sound.rate:
         return sound
     import soxr
@@ -143,7 +143,7 @@ def resampled(sound: Waveform, rate: int) -> Waveform:
 
 
 def trimmed(sound: Waveform, threshold_db: float, margin_s: float) -> Waveform:
-    """A sound without the silence around it; see `trim_silence`. Raises `RowFiltered` where it is all silence."""
+    """A sound without the silence around it; see `trim_silence`. Raises `RowFiltered` if it is all silence."""
     size = max(1, sound.rate // FRAMES_A_SECOND)
     stride = size * max(1, AT_ONCE // size)
     power = np.concatenate(

@@ -130,7 +130,7 @@ class Mass:
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> Mass:
-        """What stands out of the background, less the noise. Raises `RowError` where nothing does."""
+        """What stands out of the background, less the noise. Raises `RowError` if nothing does."""
         light = pixels.astype(np.float64) @ LUMINANCE if pixels.ndim == 3 else pixels.astype(np.float64)
         light = light - background_of(light)
         noise = 1.4826 * float(np.median(np.abs(frame_of(light))))  # of a normal distribution: its standard deviation

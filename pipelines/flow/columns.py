@@ -109,7 +109,7 @@ def forget_unreadable(place: Storage) -> None:
 
 
 def write_patch(place: Storage, shard: int, rows: pa.Table, columns: Sequence[str]) -> dict[str, Any] | None:
-    """Write a shard's new values: what its record says of them. None where no row has any.
+    """Write a shard's new values: what its record says of them. None if no row has any.
 
     `rows` have their row id, and the columns to fill; a row whose vectors are all null has nothing to merge.
     """

@@ -31,7 +31,7 @@ class KnownVectors:
         self._names = [*KEYS, *extra, *(name for parts in columns for name in parts)]
 
     def look_up(self, hashes: Sequence[str], objects: Sequence[str]) -> pa.Table | None:
-        """Rows whose `content_hash` is among `hashes`, with `_rowid`; None where there is nothing to find.
+        """Rows whose `content_hash` is among `hashes`, with `_rowid`; None if there is nothing to find.
 
         All rows of `objects`, and for each vector column and content one row that has a vector, if there is one.
         """

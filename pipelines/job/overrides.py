@@ -14,7 +14,7 @@ from pipelines.job.problems import one_line
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set `a.b.0.c=value` in a job; values are YAML. Raises `InvalidSpec` where a path leads nowhere."""
+    """Set `a.b.0.c=value` in a job; values are YAML. Raises `InvalidSpec` if a path leads nowhere."""
     for override in overrides:
         path, found, text = override.partition("=")
         if not found:

@@ -31,7 +31,7 @@ def write_listing(source: SourceConfig, known: KnownFile, place: Storage, forgot
 
 
 def read_listing(place: Storage) -> Iterator[pa.Table] | None:
-    """Stream the listing below `place`, in the order it was listed, by at most `LISTING_ROWS` rows; None where there is none."""
+    """Stream the listing below `place`, in the order it was listed, by at most `LISTING_ROWS` rows; None if there is none."""
     parts = part_names(place)
     return (piece for name in parts for piece in read_pieces(place, name)) if parts else None
 
@@ -56,7 +56,7 @@ def identity_of(source: SourceConfig) -> bytes:
 def known_files(place: Storage | None, source: SourceConfig) -> KnownFile:
     """A look-up of a previous listing's entries by file and version. The entries of one file stand together.
 
-    It knows nothing where the job now reads the source otherwise, by another id column for instance, or where an object
+    It knows nothing if the job now reads the source otherwise, by another id column for instance, or where an object
     is a file of its own, for which nobody asks. Holds where each file's entries lie, and one part.
     """
     parts = [] if place is None or source.uri_is_object else part_names(place)

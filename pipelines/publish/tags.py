@@ -46,7 +46,7 @@ MARKS = TypeAdapter(dict[str, Mark])
 
 
 def move_tag(lease: Lease, dataset: Any, tag: str, version: int) -> None:
-    """Put a tag on a version of a table that `lease` holds. Raises `WriterConflict` where another writer has taken over.
+    """Put a tag on a version of a table that `lease` holds. Raises `WriterConflict` if another writer has taken over.
 
     The tag is then untouched, or put back by whoever holds the table; by this writer, if nobody does.
     """
@@ -106,7 +106,7 @@ def versions_of(dataset: Any) -> dict[str, int]:
 
 
 def read_marks(place: Storage) -> dict[str, Mark]:
-    """What is known of the tags of a table, by its folder of work; nothing where it cannot be read."""
+    """What is known of the tags of a table, by its folder of work; nothing if it cannot be read."""
     folder = place.child(TAGS_FOLDER)
     while names := note_names(folder):
         try:

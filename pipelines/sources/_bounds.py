@@ -27,7 +27,7 @@ def is_below(storage: Storage, uri: str) -> bool:
 
 
 def version_of(storage: Storage, uri: str) -> str | None:
-    """The version of a file now, as a listing would give it; None where it cannot be told.
+    """The version of a file now, as a listing would give it; None if it cannot be told.
 
     Raises `FileNotFoundError`, and what else the store raises.
     """
@@ -40,7 +40,7 @@ def version_of(storage: Storage, uri: str) -> str | None:
 
 
 def fsspec_info(storage: Storage, path: str) -> Mapping[str, Any]:
-    """What fsspec's walk says of one file, asked anew; `info` may say it in other words. Raises `FileNotFoundError`."""
+    """What fsspec's walk says of one file, asked again; `info` may say it in other words. Raises `FileNotFoundError`."""
     fs = storage.fs
     fs.invalidate_cache()
     if path.strip("/") == storage.root.strip("/"):

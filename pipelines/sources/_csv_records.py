@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 
     position: int
     size: int
-    content: bytes  # empty where it is broken
+    content: bytes  # empty if it is broken
     first_line: int
     last_line: int
     fault: str | None = None
@@ -94,7 +94,7 @@ def codec_of(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def shape_table(codec: str) -> bytes | None:
-    """What each byte stands for in a file's shape; None: for itself. Raises `ValueError` where that depends on others."""
+    """What each byte stands for in a file's shape; None: for itself. Raises `ValueError` if that depends on others."""
     if codec in ("utf-8", "ascii") or codec in MULTIBYTE:
         return None
     every = bytes(range(256))
@@ -265,7 +265,7 @@ class Records:
                 return b"\r" if shape[end : end + 1] == b"\r" and shape[end + 1 : end + 2] != b"\n" else b"\n"
 
     def _skip_line(self) -> bool:
-        """Drop the rest of a line that is too long to be held; False where it is the last."""
+        """Drop the rest of a line that is too long to be held; False if it is the last."""
         while (found := self.window.shape.find(self.grammar.line_end, self.at)) < 0:
             if not self.window.grow(len(self.window.shape)):
                 return False
@@ -345,7 +345,7 @@ class Records:
         return run, verdict
 
     def _quotes_behind(self, at: int) -> tuple[int, int]:
-        """Where the next quotes stand that follow each other, and how many they are; 0 where none is near."""
+        """Where the next quotes stand that follow each other, and how many they are; 0 if none is near."""
         while True:
             shape = self.window.shape
             run = shape.find(b'"', at)

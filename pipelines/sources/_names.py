@@ -60,7 +60,7 @@ def literal(text: str) -> str:
 
 
 def name_below(source: Storage, lake: Storage) -> str | None:
-    """Where a lake lies below a source, relative to it: empty where they are one place, None where it lies elsewhere."""
+    """Where a lake lies below a source, relative to it: empty if they are one place, None if it lies elsewhere."""
     schemes = [OBJECT_STORES.get(scheme_of(place.uri), scheme_of(place.uri)) for place in (source, lake)]
     if schemes[0] != schemes[1]:
         return None

@@ -195,7 +195,7 @@ class SourceConfig(BaseModel, ABC):
     def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
         """Read the objects of a slice of the listing, with the metadata columns `fields`.
 
-        What cannot be read stands as an exception in its place. Raises `SourceError` where the whole source is out of reach.
+        What cannot be read stands as an exception in its place. Raises `SourceError` if the whole source is out of reach.
         """
 
     def metadata_fields(self, listing: Iterator[pa.Table]) -> list[pa.Field]:

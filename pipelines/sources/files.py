@@ -52,7 +52,7 @@ class Source(SourceConfig):
             yield as_listing([found.entry() for found in group])
 
     def read_objects(self, entries: pa.Table, fields: list[pa.Field]) -> Objects:
-        """Read whole files as they are now, several at once from a remote store. Raises `SourceError` where it is dead."""
+        """Read whole files as they are now, several at once from a remote store. Raises `SourceError` if it is dead."""
         errors, uris = entries["error"].to_pylist(), entries["uri"].to_pylist()
         storage = self.storage
 
@@ -115,7 +115,7 @@ class Found:
 def walk_files(storage: Storage, own: str | None = None) -> Iterator[Found]:
     """Every file below a place, streamed, but for those whose name matches `own` (see `own_names`); folders are not files.
 
-    Raises `SourceError` where a part cannot be listed.
+    Raises `SourceError` if a part cannot be listed.
     """
     scheme = scheme_of(storage.uri)
     mine = re.compile(own).match if own else None
@@ -262,7 +262,7 @@ def check_alive(storage: Storage, failure: Exception) -> None:
 
 
 def read_local(path: str) -> bytes:
-    """Content of a local file. Raises `ReadError` where it changes whenever it is read, and `OSError`."""
+    """Content of a local file. Raises `ReadError` if it changes whenever it is read, and `OSError`."""
     for _ in range(READ_TRIES):
         with open(path, "rb", opener=open_regular) as file:
             before = os.fstat(file.fileno())

@@ -63,7 +63,7 @@ class Journal:
         self.careful = False
 
     def __enter__(self) -> Journal:
-        """Begin an attempt. Raises `LatentLakeError` where attempts keep dying, and not of a row."""
+        """Begin an attempt. Raises `LatentLakeError` if attempts keep dying, and not of a row."""
         first = Note(attempt=secrets.token_hex(8))
         if self._place.put_if_absent(self._name, FORMAT.write(asdict(first)).encode()):
             return self
@@ -154,7 +154,7 @@ def forgive(run_folder: Storage) -> None:
 
 
 def read_note(place: Storage, name: str) -> Note:
-    """A note; one that says nothing where it cannot be read: its process died as it was being written, say."""
+    """A note; one that says nothing if it cannot be read: its process died as it was being written, say."""
     try:
         return FORMAT.check(ADAPTER, FORMAT.read(place.fs.cat_file(place.path(name))))
     except Unreadable as failure:

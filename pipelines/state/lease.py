@@ -119,7 +119,7 @@ class Lease:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Renew the lease now. Raises `WriterConflict` where another writer has taken over."""
+        """Renew the lease now. Raises `WriterConflict` if another writer has taken over."""
         if not self._renew():
             raise WriterConflict(
                 "another writer took the table over, because this run had not been heard of for "
@@ -195,7 +195,7 @@ def find_holder(place: Storage) -> Entry | None:
 
 
 def read_last(place: Storage) -> Entry | None:
-    """The newest entry of a log; None where there is none. Raises `Unreadable`."""
+    """The newest entry of a log; None if there is none. Raises `Unreadable`."""
     while names := entry_names(place):
         try:
             values = FORMAT.read(place.fs.cat_file(place.path(names[-1])))
@@ -240,7 +240,7 @@ def this_host() -> str:
 
 
 def process_start(pid: int) -> float | None:
-    """When a process of this machine began, told from another of the same number; None where it has ended.
+    """When a process of this machine began, told from another of the same number; None if it has ended.
 
     In clock ticks since the machine's start, where the system has `/proc`: that does not move with the clock. Elsewhere as
     psutil tells it.

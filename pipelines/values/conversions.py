@@ -246,7 +246,7 @@ def leaves_of_python(values: Sequence[Any], kind: pa.DataType, null: np.ndarray,
 
 
 def natural_type(value: Any) -> pa.DataType | None:
-    """The Arrow type that holds a Python value exactly; None where there is none."""
+    """The Arrow type that holds a Python value exactly; None if there is none."""
     if isinstance(value, str):
         return pa.string() if value.isascii() or is_encodable(value) else None
     if isinstance(value, bool):

@@ -25,7 +25,7 @@ def can_name(kind: pa.DataType) -> bool:
 def id_texts(array: pa.Array) -> list[str | RowError | None]:
     """Ids as text: bytes as UTF-8, UUIDs in their usual form, decimals without exponent, times as Python writes them.
 
-    None where there is no value; an error where it has no such form.
+    None if there is no value; an error where it has no such form.
     """
     array = plain(array)
     kind, null = kind_of(array.type), nulls_of(array)

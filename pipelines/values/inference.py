@@ -19,7 +19,7 @@ SPELLINGS = (("true", "false"), ("True", "False"), ("TRUE", "FALSE"))
 
 
 def infer_texts(texts: Sequence[str | None]) -> pa.DataType | None:
-    """Type of a column of texts; None where all are empty.
+    """Type of a column of texts; None if all are empty.
 
     A number only where each text is just how its number is written: `007`, `1e5`, `1.50`, `0x1F` and twenty digits stay text.
     """
@@ -38,7 +38,7 @@ def infer_texts(texts: Sequence[str | None]) -> pa.DataType | None:
 
 
 def infer(values: Sequence[Any]) -> pa.DataType | None:
-    """Type of a column of JSON values; None where nothing is known of it: all are null, or absent.
+    """Type of a column of JSON values; None if nothing is known of it: all are null, or absent.
 
     Numbers widen from int64 to float64, where that is exact, to string. Of values with parts and without, and of lists and
     objects, the more frequent decide; the others will not fit. An empty list says nothing beside objects (PHP writes an
@@ -91,7 +91,7 @@ def infer_objects(values: Sequence[dict[str, Any]]) -> pa.DataType:
 
 
 def widest(name: str, kinds: Sequence[pa.DataType]) -> pa.DataType | None:
-    """The type that holds what a column has in all files; None where these say nothing. Raises `SchemaMismatch`."""
+    """The type that holds what a column has in all files; None if these say nothing. Raises `SchemaMismatch`."""
     found: pa.DataType | None = None
     for kind in kinds:
         if pa.types.is_null(kind) or kind == found:
@@ -108,7 +108,7 @@ def widest(name: str, kinds: Sequence[pa.DataType]) -> pa.DataType | None:
 
 
 def widen(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """A type that the values of two types may be converted to; None where there is none."""
+    """A type that the values of two types may be converted to; None if there is none."""
     if left == right:
         return left
     if is_list(left) and is_list(right):

@@ -45,7 +45,7 @@ def change_leaves(array: pa.Array, kind: pa.DataType, stated: bool) -> tuple[pa.
 
 
 def find_conversion(source: pa.DataType, kind: pa.DataType) -> Conversion | None:
-    """How values of a type become another's; None where they cannot. Timestamps keep their zone, or that they have none."""
+    """How values of a type become another's; None if they cannot. Timestamps keep their zone, or that they have none."""
     pair = kind_of(source), kind_of(kind)
     zones = [getattr(each, "tz", None) for each in (source, kind)]
     if pair[0] in ("date", "timestamp") and pair[1] in ("date", "timestamp") and not same_zone(*zones):

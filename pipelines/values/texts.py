@@ -79,7 +79,7 @@ def is_day(text: str) -> bool:
 
 
 def as_moment(text: str, kind: pa.DataType) -> str | None:
-    """A text that says a moment, as Arrow reads it; None where the type is coarser, or knows a zone and the text does not."""
+    """A text that says a moment, as Arrow reads it; None if the type is coarser, or knows a zone and the text does not."""
     said = moment_of(text)
     if said is None:
         return None
@@ -94,7 +94,7 @@ def as_moment(text: str, kind: pa.DataType) -> str | None:
 
 
 def moment_of(text: str) -> tuple[str, int, str | None] | None:
-    """Day, nanoseconds since midnight, and zone (`+hh:mm`) that a text says; None where it says no moment."""
+    """Day, nanoseconds since midnight, and zone (`+hh:mm`) that a text says; None if it says no moment."""
     found = MOMENT.fullmatch(text)
     if found is None or not is_day(found[1]):
         return None
@@ -113,7 +113,7 @@ def to_time(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def count_of(text: str, digits: int) -> int | None:
-    """Units of 10^-digits seconds since midnight; None where a text is no time of day, or a finer one."""
+    """Units of 10^-digits seconds since midnight; None if a text is no time of day, or a finer one."""
     found = CLOCK.fullmatch(text)
     if found is None:
         return None

@@ -151,7 +151,7 @@ def plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def unstorable(kind: pa.DataType) -> pa.DataType | None:
-    """The type, or the part of it, that Lance cannot write, or would falsify; None where it can. (Lance 14; tests try each.)"""
+    """The type, or the part of it, that Lance cannot write, or would falsify; None if it can. (Lance 14; tests try each.)"""
     if is_list(kind):
         if is_list_view(kind) or (pa.types.is_fixed_size_list(kind) and not is_flat(kind)):
             return kind
@@ -178,7 +178,7 @@ def is_flat(kind: pa.DataType) -> bool:
 
 
 def stated_instead(kind: pa.DataType) -> str | None:
-    """The type, as a job states it, that takes the values of one that cannot be stored; None where none does."""
+    """The type, as a job states it, that takes the values of one that cannot be stored; None if none does."""
     loose = loosened(kind)
     return name_of(loose) if unstorable(loose) is None else None
 
@@ -195,7 +195,7 @@ def loosened(kind: pa.DataType) -> pa.DataType:
 
 
 def name_of(kind: pa.DataType) -> str | None:
-    """What a job calls a type, so that `parse_type` gives it again; None where it has no name."""
+    """What a job calls a type, so that `parse_type` gives it again; None if it has no name."""
     if pa.types.is_struct(kind):
         names = {field.name: name_of(field.type) for field in fields_of(kind)}
         text = f"struct<{', '.join(f'{name}: {part}' for name, part in names.items())}>"
@@ -218,7 +218,7 @@ def parse_type(name: str) -> pa.DataType:
 
 
 def read_type(name: str) -> pa.DataType | None:
-    """See `parse_type`; None where there is no such type."""
+    """See `parse_type`; None if there is no such type."""
     if name in SIMPLE:
         return pa.type_for_alias(name)
     if found := ZONED.fullmatch(name):
@@ -234,7 +234,7 @@ def read_type(name: str) -> pa.DataType | None:
 
 
 def read_nested(shape: str, parts: list[str]) -> pa.DataType | None:
-    """A list, map or struct of types; None where one of them is none."""
+    """A list, map or struct of types; None if one of them is none."""
     if shape == "struct":
         pairs = [part.partition(":") for part in parts]
         kinds = {label.strip(): read_type(kind.strip()) for label, _, kind in pairs}
