@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -385,3 +386,12 @@ def test_the_readme_has_every_exit_code():
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
     stated = {int(code) for code in re.findall(r"^\| (\d+) \|", section("README.md", "Exit codes"), re.MULTILINE)}
     assert stated == {0, 130, *codes}
+
+
+def test_the_architecture_page_names_every_room_in_its_order():
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["pipelines"])
+    rooms = [name.strip("()") for layer in layers for name in layer.split(" | ")]
+    assert list(documented(section("docs/architecture.md", "Rooms of `pipelines`"))) == rooms
+    for path in re.findall(r"\b((?:flow|planning|publish|sources)/\w+\.py)", read("docs/architecture.md")):
+        assert (ROOT / "pipelines" / path).exists(), path

@@ -176,3 +176,15 @@ def test_what_the_ledger_knows(tmp_path: Path):
         roll_back(lake_of(job), "t")
     assert not [name for name in work_folder(job).list_names() if name == "deleting.json"]
     assert lance.dataset(open_lance(job).uri).count_rows() == 12
+
+
+def test_a_lake_in_a_bucket(s3_endpoint: str, tmp_path: Path):
+    options = {"aws_endpoint": s3_endpoint}
+    job = make_texts(tmp_path, table={"uri": "s3://lake/deleting", "storage_options": options})
+    run(job)
+    report = delete_objects(lake_of(job), "t", [NAME])
+    assert (report["rows_deleted"], report["listing_entries_masked"], report["tags_moved"]) == (1, 1, ["prod"])
+    folder = lake_of(job)
+    found = [path for path in folder.fs.find(folder.root) if MARK in folder.fs.cat_file(path) or MARK.decode() in path]
+    assert found == []
+    assert run(job)["counts"]["forgotten"] == 1
