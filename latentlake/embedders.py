@@ -19,6 +19,7 @@ from operators.decode.audio import is_sound
 from operators.embedders import config_class, family_names
 from operators.embedders.base import EmbedderConfig, Role
 from operators.errors import SpecError, UnknownName, unknown_name
+from operators.loading import load_embedder
 from operators.presets import find_preset, preset_names
 from operators.sniff import UNKNOWN, sniff
 
@@ -45,7 +46,7 @@ class ModelEmbedder:
         self.modality = modality
         if modality not in self.config.takes:
             raise SpecError(f"this model embeds {', '.join(sorted(self.config.takes))}, not {modality}.")
-        self._embedder = self.config.load(device, threads)
+        self._embedder = load_embedder(self.config, device, threads)
         self._budget = self.config.batch_cost(str(getattr(self._embedder, "device", "cpu")))
 
     @property

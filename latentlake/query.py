@@ -18,6 +18,7 @@ from operators.batch import RowError, make_batch
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
+from operators.loading import load_embedder
 from operators.model_files import downloads_if
 from operators.preprocess import find_operator
 
@@ -186,7 +187,7 @@ class QueryModels:
         try:
             config = relocate(stored.config, column, self._paths).resolve()
             check_query(column, table, stored, config)
-            return config, config.load("auto")
+            return config, load_embedder(config, "auto")
         except (ModelNotFound, FingerprintMismatch) as failure:
             raise type(failure)(f"{failure}\n  {remedy}") from failure
 

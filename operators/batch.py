@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.errors import redact_url
+from operators.errors import Unavailable, redact_url
 from operators.pulse import beat
 
 Batch = dict[str, np.ndarray]
@@ -109,6 +109,8 @@ def map_rows(batch: Batch, fn: Callable[[Any], Any], *, column: str, into: str, 
         beat(batch["object_id"][row])
         try:
             values[row] = fn(batch[column][row])
+        except Unavailable:  # no fault of the row's
+            raise
         except RowFiltered as reason:
             filtered[row] = f"{stage}: {reason}"
         except Exception as failure:  # a bad row of any kind is a reject: what it raised becomes the reason

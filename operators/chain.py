@@ -11,7 +11,7 @@ import numpy as np
 from operators.batch import Batch, describe, held_bytes, live_rows, object_array, take_rows
 from operators.decode import find_decoder, positions_of
 from operators.embedders.base import Role
-from operators.errors import SpecError
+from operators.errors import SpecError, Unavailable
 from operators.fan_out import CHUNK, Position
 from operators.preprocess import Tokenizer, find_operator
 
@@ -118,11 +118,11 @@ class Chain:
 def apply_bisecting(step: Step, batch: Batch, tokenizers: Mapping[str, Tokenizer]) -> Batch:
     """Apply `step`; where it raises, halve the batch until the rows that make it raise stand alone, and reject these.
 
-    A `SpecError` passes: every row would raise it.
+    `SpecError` and `Unavailable` pass: every row would raise them.
     """
     try:
         return step.apply(batch, tokenizers)
-    except SpecError:
+    except (SpecError, Unavailable):
         raise
     except Exception as failure:  # an operator of a third party may raise anything; the row answers for it
         rows = len(batch["id"])

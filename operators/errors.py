@@ -13,6 +13,7 @@ LatentLakeError
 ├── NotFound                     a table, version, tag, column or row that is not there (exit 2)
 ├── SourceError                  the source could not be listed (exit 1)
 ├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
+├── Unavailable                  a service that a model needs cannot be reached now, or wants to be asked later (exit 1)
 ├── ClusterError                 Ray cannot be started or reached, or nothing moves on it (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
@@ -130,6 +131,17 @@ class SourceError(LatentLakeError):
 
 class Unreadable(LatentLakeError):
     """What a lake keeps of a run, or of a column, is damaged, or was written by a later release."""
+
+
+class Unavailable(LatentLakeError):
+    """A service that a model needs cannot be reached now, or wants to be asked later.
+
+    No row answers for it: what was asked is asked again, after `retry_after_s` where the service names it.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ClusterError(LatentLakeError):

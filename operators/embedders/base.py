@@ -21,6 +21,7 @@ from operators.batch import Batch
 from operators.errors import MissingExtra, SpecError
 
 Role = Literal["document", "query"]
+RunsOn = Literal["cpu", "gpu", "remote"]
 
 # The actor's batches hold at most this many units of cost (see `prepare`), unless the job says otherwise.
 DEFAULT_BATCH_COST = {"cpu": 1024, "cuda": 32_768}
@@ -34,6 +35,23 @@ class Embedder(Protocol):
 
     def embed(self, prepared: Batch) -> np.ndarray:
         """Vectors of one batch, float32 (n, dim), in the batch's order. The caller bounds the batch's cost."""
+
+
+class RemoteEmbedder(Protocol):
+    """A model that a service runs. It raises `Unavailable` where the service cannot be reached, or wants to be asked later.
+
+    It bounds each call itself: one that hangs is ended by the job's watchdog as a row that hangs is.
+    """
+
+    async def embed(self, prepared: Batch) -> np.ndarray:
+        """See `Embedder.embed`; several calls may be under way at once."""
+
+
+class Limiter(Protocol):
+    """How fast a service may be asked, by all embedders that were handed it."""
+
+    async def acquire(self, cost: int) -> None:
+        """Return once a call of rows of so much `cost` (see `prepare`) may go out."""
 
 
 class EmbedderConfig(BaseModel, ABC):
@@ -50,6 +68,9 @@ class EmbedderConfig(BaseModel, ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
     covers: ClassVar[str] = ""  # which models, in a line for people
+    # Where the model computes: on an actor's CPUs, on its GPU, or elsewhere, asked over the network.
+    runs_on: ClassVar[frozenset[RunsOn]] = frozenset({"cpu", "gpu"})
+    calibrates: ClassVar[bool] = True  # whether its own rate may be timed, on rows that are then embedded again
 
     family: str
     normalize: bool = False
@@ -69,6 +90,11 @@ class EmbedderConfig(BaseModel, ABC):
         """Length of the vectors. Known once resolved."""
         assert self.dim is not None, "resolve() first"
         return self.dim if self.truncate_dim is None else self.truncate_dim
+
+    @property
+    def concurrency(self) -> int:
+        """How many batches an actor may have under way at once, where `embed` is a coroutine."""
+        return 1
 
     @property
     def joint(self) -> bool:
@@ -151,6 +177,22 @@ class EmbedderConfig(BaseModel, ABC):
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token spans of each text, int64 (n, 3): start, end, word."""
         raise SpecError(f"family '{self.family}' has no tokenizer with offsets; chunk by a column of another family.")
+
+
+class RemoteConfig(EmbedderConfig):
+    """The config of a family whose models a service runs. Its rows cost money, so that it is not timed unless it says so."""
+
+    runs_on: ClassVar[frozenset[RunsOn]] = frozenset({"remote"})
+    calibrates: ClassVar[bool] = False
+
+    @abstractmethod
+    def load(  # type: ignore[override]
+        self, device: str, threads: int | None = None, limiter: Limiter | None = None
+    ) -> RemoteEmbedder:
+        """What asks the service, within what `limiter` allows; `device` and `threads` do not matter.
+
+        Raises `Unavailable` where the service cannot be reached, or wants to be asked later.
+        """
 
 
 def canonical_json(value: Any) -> str:

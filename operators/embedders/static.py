@@ -21,7 +21,7 @@ from operators.embedders._spans import spans_of
 from operators.embedders._tokens import token_spans
 from operators.embedders._transformers import revision_of_folder
 from operators.embedders._vectors import WordVectors, layout_of, open_vectors, read_idf, zipf_weights
-from operators.embedders.base import EmbedderConfig, Role
+from operators.embedders.base import EmbedderConfig, Role, RunsOn
 from operators.errors import ModelNotFound, SpecError
 from operators.model_files import check_pinned, find_model, sha256_of
 
@@ -39,6 +39,7 @@ class Config(EmbedderConfig):
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    runs_on: ClassVar[frozenset[RunsOn]] = frozenset({"cpu"})
     not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"model", "idf"})
     requires: ClassVar[tuple[str, ...]] = ("safetensors", "tokenizers")
     extra: ClassVar[str | None] = "static"

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ import ray
 from latentlake.stored import to_stored
 from operators.batch import Batch, describe
 from operators.batching import form_batches
-from operators.embedders.base import Embedder
+from operators.embedders.base import Embedder, Limiter
+from operators.loading import load_embedder
 from operators.pulse import beat
+from pipelines.flow.patience import patient
 from pipelines.flow.reading import ReadShard, reject, set_column
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
 from pipelines.flow.stall import at_work
@@ -49,9 +51,8 @@ class EmbedTask:
     sampled: tuple[int, ...]  # shards to draw from
     pulse: Any = None  # where actors at work say so; see `stall`
     start_s: float = 900  # how long a model may take to load
-    object_timeout_s: float = (
-        LimitSpec().object_timeout_s
-    )  # of a batch; where it takes longer, its rows are tried alone
+    limits: LimitSpec = field(default_factory=LimitSpec)
+    limiter: Limiter | None = None  # of the service that the model asks
 
 
 class EmbedShard:
@@ -64,14 +65,20 @@ class EmbedShard:
             self._load(task)
 
     def _load(self, task: EmbedTask) -> None:
-        began = time.time()
-        self.embedder: Embedder = task.embed.config.load(task.pool.device, task.pool.threads)
+        began, config = time.time(), task.embed.config
+        self.embedder: Embedder = patient(
+            lambda: load_embedder(config, task.pool.device, task.pool.threads, task.limiter),
+            task.limits.unavailable_timeout_s,
+        )
         self.load_s = time.time() - began
         self.actor = ray.get_runtime_context().get_actor_id()
+        if not config.calibrates:
+            self.bare_rate = None
+            return
         # An actor that died as it began is begun again under its name; what killed it may be a row of the sample.
         with (
             Journal(task.reader.place, f"load-{task.embed.column}-{self.actor}") as journal,
-            Watchdog(journal, task.object_timeout_s),
+            Watchdog(journal, task.limits.object_timeout_s),
         ):
             self.bare_rate = None if journal.careful else bare_rate(self.embedder, draw_sample(task), self.budget)
 
@@ -91,10 +98,12 @@ class EmbedShard:
             prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
             with (
                 Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal,
-                Watchdog(journal, self.task.object_timeout_s),
+                Watchdog(journal, self.task.limits.object_timeout_s),
             ):
                 model_began = time.perf_counter()
-                made, reasons, self.budget = embed_rows(self.embedder, prepared, self.budget, journal, ids, further)
+                made, reasons, self.budget = embed_rows(
+                    self.embedder, prepared, self.budget, journal, ids, further, self.task.limits.unavailable_timeout_s
+                )
                 model_s = time.perf_counter() - model_began
             stored = to_stored(made, self.task.embed.dtype)
             checked = made if self.task.embed.dtype == "binary" else stored  # of bits nobody can tell
@@ -129,12 +138,13 @@ def embed_rows(
     journal: Journal,
     ids: Sequence[str],
     further: Callable[[], None] = lambda: None,
+    unavailable_s: float = 0,
 ) -> tuple[np.ndarray, dict[int, str], int]:
     """Vectors float32 (n, dim) of prepared rows, why rows have none, by row, and the budget that batches may keep to.
 
     A batch on which the model raises is tried again, then halved until the bad rows stand alone. Where memory ran out and
     no row alone is to blame, the budget is halved for all batches to come. Rows that killed their process have no vector.
-    `further` is called for each batch.
+    `further` is called for each batch. Raises `Unavailable` where a batch met nothing else for `unavailable_s`.
     """
     total = len(prepared["cost"])
     reasons = {row: journal.fault_of(ids[row]) for row in np.flatnonzero(journal.is_dead(ids)).tolist()}
@@ -154,7 +164,7 @@ def embed_rows(
         nonlocal exhausted
         beat()
         try:
-            keep(rows, embedder.embed(rows_of(prepared, rows)))
+            keep(rows, patient(lambda: embedder.embed(rows_of(prepared, rows)), unavailable_s, further))
         except Exception as failure:
             exhausted |= is_out_of_memory(failure)
             raise
@@ -164,8 +174,8 @@ def embed_rows(
 
     living = np.array([row for row in range(total) if row not in reasons], dtype=np.int64)
     waiting = deque(living[batch] for batch in form_batches(prepared["cost"][living], budget))
-    if getattr(embedder, "runs_ahead", False) and not journal.careful:
-        for batch, made in run_ahead(embedder, prepared, waiting):
+    if (ahead := int(getattr(embedder, "runs_ahead", 0))) and not journal.careful:
+        for batch, made in run_ahead(embedder, prepared, waiting, ahead):
             keep(batch, made)
     while waiting:
         batch = waiting.popleft()
@@ -180,26 +190,32 @@ def embed_rows(
     return np.zeros((total, 1), dtype=np.float32) if vectors is None else vectors, reasons, budget
 
 
-def run_ahead(embedder: Any, prepared: Batch, waiting: deque[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches taken off `waiting`, with their vectors: each is begun while a GPU works at the one before.
+def run_ahead(
+    embedder: Any, prepared: Batch, waiting: deque[np.ndarray], ahead: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches taken off `waiting`, with their vectors: `ahead` more are begun before those of one are waited for.
 
-    Ends at the first that raises, which is put back with all that are left, for the caller to look at one by one.
+    So a GPU, or a service, works at one while the next is on its way. Those that raise are put back when all have been
+    taken, for the caller to look at one by one.
     """
-    begun: tuple[np.ndarray, Callable[[], np.ndarray]] | None = None
-    try:
-        while waiting:
-            beat()
-            following = waiting[0], embedder.begin(rows_of(prepared, waiting[0]))
-            if begun is not None:
-                yield begun[0], begun[1]()
-            begun = following
-            waiting.popleft()
-        if begun is not None:
-            yield begun[0], begun[1]()
-    except Exception as failure:  # whatever it is, it is raised again by the batch alone
-        log.warning("a batch failed, and is tried again by itself: %s", describe(failure))
-        if begun is not None:
-            waiting.appendleft(begun[0])
+    begun: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
+    failed: list[np.ndarray] = []
+    while waiting or begun:
+        beat()
+        batch = waiting.popleft() if waiting and len(begun) <= ahead else None
+        try:
+            if batch is not None:
+                begun.append((batch, embedder.begin(rows_of(prepared, batch))))
+                continue
+            batch, finish = begun.popleft()
+            made = finish()
+        except Exception as failure:  # whatever it is, it is raised again by the batch alone
+            log.warning("a batch failed, and is tried again by itself: %s", describe(failure))
+            assert batch is not None
+            failed.append(batch)
+            continue
+        yield batch, made
+    waiting.extend(failed)
 
 
 def rows_of(prepared: Batch, rows: np.ndarray) -> Batch:

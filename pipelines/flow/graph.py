@@ -127,8 +127,7 @@ def run_flow(
             compute=TaskPoolStrategy(readers),
         )
         for embed, pool, drop in zip(plan.spec.embed, pools, drops(plan.spec.embed), strict=True):
-            bound = plan.spec.limits.object_timeout_s
-            task = EmbedTask(embed, pool, drop, reader, sampled, pulse, plan.profile.start_s, bound)
+            task = EmbedTask(embed, pool, drop, reader, sampled, pulse, plan.profile.start_s, plan.spec.limits)
             flow = embedded(flow, task)
         flow = flow.map_batches(watched(writer, pulse), batch_size=None, batch_format="pyarrow", num_cpus=WRITER_CPUS)
         for block in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

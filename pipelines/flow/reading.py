@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from operators.pulse import beat
 from operators.sniff import sniff
 from pipelines.flow.columns import place_rows
 from pipelines.flow.known import KnownVectors, LookUp, match_rows, repeats
+from pipelines.flow.patience import patient
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import JobSpec
@@ -209,7 +211,8 @@ class ReadShard:
             origins = {e.column: rows[f"origin.{e.column}"].to_numpy().copy() for e in embeds}
             wanted = np.flatnonzero(np.any([o == Origin.TO_EMBED for o in origins.values()], axis=0))
             config = embeds[0].config
-            prepared, failures = prepare_rows(config, batch, wanted)
+            bound_s = self.spec.limits.unavailable_timeout_s
+            prepared, failures = patient(partial(prepare_rows, config, batch, wanted), bound_s)
             ready = np.array([row for row in wanted if row not in failures], dtype=np.int64)
             for e in embeds:
                 for row, reason in failures.items():

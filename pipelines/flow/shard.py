@@ -27,7 +27,7 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from operators.batch import Batch, object_array
-from operators.errors import Unreadable
+from operators.errors import Unavailable, Unreadable
 
 SHAPE_KEY = b"shape"
 STATUS = "_status"  # no column of a job begins with '_'
@@ -140,12 +140,17 @@ def vector_array(vectors: np.ndarray, present: np.ndarray) -> pa.Array:
 
 
 def bisecting(rows: np.ndarray, work: Callable[[np.ndarray], None], reject: Callable[[int, Exception], None]) -> None:
-    """Do `work` on rows; where it raises, try once more, then halve until the rows that make it raise stand alone."""
+    """Do `work` on rows; where it raises, try once more, then halve until the rows that make it raise stand alone.
+
+    `Unavailable` passes: no row answers for it.
+    """
     if not len(rows):
         return None
     for attempt in (1, 2):
         try:
             return work(rows)
+        except Unavailable:
+            raise
         except Exception as failure:  # the row that makes a library raise answers for it, whatever it raised
             if len(rows) == 1 and attempt == 2:
                 return reject(int(rows[0]), failure)

@@ -96,9 +96,10 @@ class ShardSpec(Section):
 
 
 class LimitSpec(Section):
-    """How long one object may take before its process is ended, and it is rejected."""
+    """How long one object may take before its process is ended, and it is rejected; how long a service is waited for."""
 
     object_timeout_s: float = Field(default=600, gt=0, le=86_400)
+    unavailable_timeout_s: float = Field(default=900, ge=0, le=86_400)
 
 
 class JobSpec(Section):

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from clusters import Capacity
-from operators.errors import PoolUnschedulable
+from operators.errors import PoolUnschedulable, SpecError
 from pipelines.job.spec import EmbedSpec
 
 READER_CPUS = 0.25  # logical CPUs of a task that reads and prepares
 WRITER_CPUS = 0.25
+REMOTE_CPUS = 0.25  # of an actor whose model a service runs
 SLACK = 1e-9  # sums of shares are not exact
 ACTOR_MEMORY_MB = 1500  # what an actor with a small model takes, libraries included
 
@@ -43,7 +44,10 @@ def plan_pools(embeds: tuple[EmbedSpec, ...], capacity: Capacity, shrink: bool =
 
     With `shrink`, as after the loss of a node, a minimum that cannot be held is lowered instead, down to one actor.
     """
-    pools = [plan_pool(embed, len(embeds), capacity) for embed in embeds]
+    on_gpus, local = (
+        sum(bool(embed.config.runs_on & places) for embed in embeds) for places in ({"gpu"}, {"cpu", "gpu"})
+    )
+    pools = [plan_pool(embed, local, on_gpus, capacity) for embed in embeds]
     while shrink and describe_misfit(pools, capacity) and any(pool.min > 1 for pool in pools):
         largest = max((pool for pool in pools if pool.min > 1), key=lambda pool: (pool.min * pool.num_gpus, pool.min))
         fewer = largest.min - 1
@@ -82,14 +86,29 @@ def describe_misfit(pools: list[Pool], capacity: Capacity) -> str | None:
     return None
 
 
-def plan_pool(embed: EmbedSpec, models: int, capacity: Capacity) -> Pool:
-    """Plan one model's pool, taking what the job says and filling in the rest."""
-    asked = embed.pool
+def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -> Pool:
+    """Plan one model's pool, taking what the job says and filling in the rest. `models` share the machine, `on_gpus` the GPUs.
+
+    One that a service runs takes no room: its one actor has several batches under way. One that runs on CPUs alone gets none
+    of the GPUs.
+    """
+    asked, runs_on = embed.pool, embed.config.runs_on
+    if asked.num_gpus and "gpu" not in runs_on:
+        raise SpecError(
+            f"pool.num_gpus of column '{embed.column}' is {asked.num_gpus:g}, and family '{embed.config.family}' runs on no GPU.\n"
+            "  Leave it out."
+        )
+    if "remote" in runs_on:
+        minimum, threads = asked.min or 1, asked.threads or 1
+        maximum = asked.max or max(minimum, asked.initial or 1)
+        cpus = asked.num_cpus or REMOTE_CPUS
+        return Pool(embed.column, minimum, asked.initial or minimum, maximum, cpus, 0.0, threads, "cpu")
+    capacity = capacity if "gpu" in runs_on else without_gpus(capacity)
     # An actor's fraction stays on one GPU: three models on two GPUs take a half each, not two thirds.
-    planned = 1 / -(-models // capacity.gpus) if capacity.gpus else 0.0
+    planned = 1 / -(-on_gpus // capacity.gpus) if capacity.gpus else 0.0
     num_gpus = asked.num_gpus if asked.num_gpus is not None else round_down(planned)
     if num_gpus > 0:
-        most = max(1, int(capacity.gpus / models / num_gpus + SLACK))
+        most = max(1, int(capacity.gpus / on_gpus / num_gpus + SLACK))
     else:
         most = max(1, min(capacity.cpus // models, capacity.memory_mb // 2 // ACTOR_MEMORY_MB // models))
         if asked.num_cpus is not None:
@@ -109,6 +128,11 @@ def plan_pool(embed: EmbedSpec, models: int, capacity: Capacity) -> Pool:
         threads=asked.threads or max(1, int(largest_cpus(capacity)) // -(-models * maximum // len(capacity.nodes))),
         device="cuda" if num_gpus > 0 else "cpu",
     )
+
+
+def without_gpus(capacity: Capacity) -> Capacity:
+    """The machines as a model that runs on CPUs alone finds them."""
+    return replace(capacity, nodes=tuple(replace(node, gpus=0) for node in capacity.nodes))
 
 
 def count_room(capacity: Capacity, num_cpus: float) -> int:

@@ -13,6 +13,7 @@ from lance import LanceDataset
 
 from clusters import this_machine
 from latentlake.storage import Storage
+from operators.loading import load_embedder
 from pipelines.flow.columns import MergeColumns
 from pipelines.flow.embedding import EmbedShard, EmbedTask, drops
 from pipelines.flow.graph import make_reader
@@ -44,8 +45,8 @@ def embed_here(plan: Plan, version: int | None, shards: Sequence[int], attempt: 
     stages = []
     for embed, pool, drop in zip(plan.spec.embed, plan.pools, drops(plan.spec.embed), strict=True):
         stage = EmbedShard.__new__(EmbedShard)
-        stage.task = EmbedTask(embed, pool, drop, reader, ())
-        stage.embedder, stage.budget = embed.config.load("cpu", 1), embed.config.batch_cost("cpu")
+        stage.task = EmbedTask(embed, pool, drop, reader, (), limits=plan.spec.limits)
+        stage.embedder, stage.budget = load_embedder(embed.config, "cpu", 1), embed.config.batch_cost("cpu")
         stage.bare_rate, stage.actor = None, "here"
         stages.append(stage)
     write = writer(plan, attempt)
