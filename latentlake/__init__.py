@@ -19,6 +19,7 @@ from latentlake.embedders import (  # noqa: E402
 from latentlake.lake import Lake, connect  # noqa: E402
 from latentlake.results import Rows, SearchResult  # noqa: E402
 from latentlake.table import Table  # noqa: E402
+from latentlake.vectors import Vectors  # noqa: E402
 from operators.errors import (  # noqa: E402
     AccountingError,
     ClusterError,
@@ -64,6 +65,7 @@ __all__ = [
     "Unavailable",
     "UnknownName",
     "Unreadable",
+    "Vectors",
     "WriterConflict",
     "__version__",
     "connect",

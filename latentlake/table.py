@@ -26,6 +26,7 @@ from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
 from latentlake.results import DISTANCE, Rows, SearchResult, frame_of, rows_of
 from latentlake.storage import Storage
+from latentlake.vectors import BATCH_ROWS, Vectors
 from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 
 if TYPE_CHECKING:
@@ -169,6 +170,27 @@ class Table:
         check_filter(self._dataset, where)
         with explain_filter(where):
             return self._dataset.to_table(columns=wanted, filter=where, limit=limit)
+
+    def vectors(
+        self,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        sample: int | None = None,
+        *,
+        seed: int = 0,
+        batch_rows: int = BATCH_ROWS,
+    ) -> Vectors:
+        """A stream of vectors, of all vector columns and `id` unless `columns` names some, of rows that have them all.
+
+        `sample`: so many rows at random, the same for one `seed`; fewer where there are fewer. Raises `NotFound` and
+        `SpecError` (a bad filter, a number that cannot be).
+        """
+        if (sample is not None and sample < 0) or batch_rows < 1:
+            raise SpecError(f"sample is {sample} and batch_rows is {batch_rows}; they must be 0 and 1 or more.")
+        names = ["id", *self.vector_columns] if columns is None else self._known(columns)
+        check_filter(self._dataset, where)
+        kept = [name for name in names if name in self.vector_columns]
+        return Vectors(self._dataset, names, kept, where, sample, seed, batch_rows)
 
     def to_lance(self) -> Any:
         """This table as pylance's own `LanceDataset`, at this version: a handle of yours, apart from ours."""
