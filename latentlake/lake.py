@@ -11,7 +11,7 @@ import pyarrow as pa
 from latentlake.filters import reason_of
 from latentlake.query import QueryModels
 from latentlake.storage import Storage, open_storage
-from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_dataset
+from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_lance
 from latentlake.trust import Trust
 from operators.errors import LatentLakeError, NotFound, SpecError, did_you_mean
 
@@ -61,7 +61,7 @@ class Lake:
             raise SpecError("give `version` or `tag`, not both.")
         check_table_name(name)
         try:
-            dataset = open_dataset(self._storage.child(name + SUFFIX))
+            dataset = open_lance(self._storage.child(name + SUFFIX))
         except OSError as failure:
             raise self._unreadable(failure) from failure
         if dataset is None:
@@ -87,7 +87,7 @@ class Lake:
         `latentlake.table.REJECTS_SCHEMA` says what the columns mean. Raises `NotFound` where no run was made.
         """
         check_table_name(name)
-        dataset = open_dataset(self._storage.child(f"{name}{REJECTS_SUFFIX}{SUFFIX}"))
+        dataset = open_lance(self._storage.child(f"{name}{REJECTS_SUFFIX}{SUFFIX}"))
         if dataset is None:
             raise self._no_table(name)
         return dataset.to_table()

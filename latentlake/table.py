@@ -229,7 +229,7 @@ class Table:
 
     def rejects(self) -> pa.Table:
         """Objects that runs rejected or filtered, whatever version this is; `REJECTS_SCHEMA` says what the columns mean."""
-        dataset = open_dataset(self._storage.child(f"{self.name}{REJECTS_SUFFIX}.lance"))
+        dataset = open_lance(self._storage.child(f"{self.name}{REJECTS_SUFFIX}.lance"))
         return REJECTS_SCHEMA.empty_table() if dataset is None else dataset.to_table()
 
     def indexes(self) -> list[IndexInfo]:
@@ -362,7 +362,7 @@ def check_table_name(name: str) -> None:
         )
 
 
-def open_dataset(storage: Storage) -> Any:
+def open_lance(storage: Storage) -> Any:
     """The Lance dataset at a place, at its newest version; None where there is none."""
     import lance
 

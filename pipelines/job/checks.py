@@ -67,7 +67,7 @@ def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Pr
     return None
 
 
-def check_columns(
+def check_references(
     data: Mapping[str, Any],
     modality: str,
     source: Any,

@@ -14,7 +14,7 @@ from operators.embedders import config_class
 from operators.errors import InvalidSpec, UnknownName, did_you_mean
 from operators.preprocess import find_operator
 from operators.presets import find_preset, preset_names
-from pipelines.job.checks import check_columns, check_place, check_table, entries_of
+from pipelines.job.checks import check_place, check_references, check_table, entries_of
 from pipelines.job.document import KEYS, TABLE_NAME, EmbedKeys, JobFile
 from pipelines.job.overrides import apply_overrides
 from pipelines.job.problems import M, Problems, Where, no_mapping, one_line
@@ -100,7 +100,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
     }
     if isinstance(table := sections.get("table"), TableSpec):
         check_table(table, problems)
-    check_columns(data, modality, origin, embeds, steps, problems)
+    check_references(data, modality, origin, embeds, steps, problems)
     if problems.found:
         raise InvalidSpec(problems.found, source)
     whole = {

@@ -38,8 +38,10 @@ class Problems:
             for error in failure.errors():
                 place = tuple(part for part in error["loc"] if part in data or not str(part).startswith("function-"))
                 if error["type"] == "extra_forbidden":
-                    key, known = str(place[-1]), sorted(model_at(model, place[:-1]).model_fields)
-                    self.add((*where, *place), f"unknown key.{did_you_mean(key, known)} Known: {', '.join(known)}.")
+                    key, section = str(place[-1]), model_at(model, place[:-1])
+                    known, now = sorted(section.model_fields), getattr(section, "renamed", {}).get(key)
+                    hint = f" It is called '{now}' now." if now else did_you_mean(key, known)
+                    self.add((*where, *place), f"unknown key.{hint} Known: {', '.join(known)}.")
                 elif error["type"] == "model_type":
                     self.add((*where, *place), no_mapping(error["input"]))
                 elif error["type"] == "missing":

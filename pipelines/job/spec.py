@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +21,8 @@ class Section(BaseModel):
     """A part of a job: frozen, and no key is taken that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys of earlier releases, and what they are called now
 
 
 class PoolSpec(Section):
@@ -77,8 +80,10 @@ class IndexSpec(Section):
 class GateSpec(Section):
     """What must hold for a version to be published. Shares, 0 to 1."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"max_rows_removed": "max_objects_removed"}
+
     max_reject_rate: float = Field(default=0.05, ge=0, le=1)  # of the objects listed
-    max_rows_removed: float = Field(default=0.1, ge=0, le=1)  # of the objects in the table
+    max_objects_removed: float = Field(default=0.1, ge=0, le=1)  # of the objects in the table
     min_recall: float | None = Field(default=None, ge=0, le=1)  # @10 of an index against exact search
 
 
@@ -91,7 +96,9 @@ class PublishSpec(Section):
 class ShardSpec(Section):
     """Bounds of a shard, the slice that flows from read to write as one block."""
 
-    max_rows: int = Field(default=2048, ge=1)
+    renamed: ClassVar[Mapping[str, str]] = {"max_rows": "max_objects"}
+
+    max_objects: int = Field(default=2048, ge=1)
     max_mb: int = Field(default=64, ge=1)  # of prepared rows, estimated
 
 
@@ -164,3 +171,12 @@ class JobSpec(Section):
             "index": [index.model_dump(mode="json") for index in self.index],
             **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
         }
+
+
+def with_todays_keys(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored job of an earlier release with its keys as they are called now; whatever else it holds stays as it is."""
+    found = dict(job)
+    for name, kind in (("gates", GateSpec), ("shard", ShardSpec)):
+        if isinstance(section := found.get(name), dict):
+            found[name] = {kind.renamed.get(key, key): value for key, value in section.items()}
+    return found

@@ -88,12 +88,12 @@ def cut_shards(
 ) -> Iterator[int]:
     """Cut work into shards: the number of objects of each, in order. Looks no further ahead than a shard and a piece.
 
-    `sizes` are the objects' bytes, int64 (n,) a piece, `total` of them. A shard holds at most `spec.max_rows` objects and
+    `sizes` are the objects' bytes, int64 (n,) a piece, `total` of them. A shard holds at most `spec.max_objects` objects and
     `spec.max_mb`, read or prepared. Towards the end shards get smaller (guided self-scheduling: a share of what is left
     over the `parallel` actors), so that no actor works long alone.
     """
     limit = spec.max_mb * 2**20
-    most = max(1, min(spec.max_rows, limit // max(1, prepared_bytes)))
+    most = max(1, min(spec.max_objects, limit // max(1, prepared_bytes)))
     ahead, left = np.zeros(0, dtype=np.int64), total
     while left:
         wanted = min(left, most, max(64, -(-2 * left // (3 * parallel))))

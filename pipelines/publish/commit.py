@@ -38,10 +38,10 @@ def prepare_table(plan: Plan) -> int | None:
     """
     if plan.base_version is None:
         return None
-    table = open_newest(plan)
+    table = table_of(plan)
     if plan.restores:
         table.checkout_version(plan.base_version).restore()
-        table = open_newest(plan)
+        table = table_of(plan)
         log.info("version %d is the newest again, as %d", plan.base_version, table.version)
     elif table.version != plan.base_version:
         raise conflict(plan, f"is at version {table.version}; this run was planned on {plan.base_version}")
@@ -51,7 +51,7 @@ def prepare_table(plan: Plan) -> int | None:
     return int(table.version)
 
 
-def open_newest(plan: Plan) -> LanceDataset:
+def table_of(plan: Plan) -> LanceDataset:
     """The table at its newest version. Raises `WriterConflict` where it is gone."""
     table = open_dataset(plan.spec.table.lake, plan.spec.table.name)
     if table is None:
@@ -118,7 +118,7 @@ def commit(plan: Plan, version: int | None, tally: Tally, summary: dict[str, Any
             landed = find_commit(open_dataset(lake, name), plan.run_id, read)
             if landed is None:
                 continue
-            done = open_newest(plan).checkout_version(landed)
+            done = table_of(plan).checkout_version(landed)
         if done.version == read + 1:
             check_rows(done, expected)
             return int(done.version)
@@ -215,7 +215,7 @@ def data_files(lake: Storage, name: str) -> set[str]:
 
 def take_back(plan: Plan, version: int) -> None:
     """Bring back the version before ours, because another writer's commit came between our look at the table and ours."""
-    table = open_newest(plan)
+    table = table_of(plan)
     if table.version != version:
         raise conflict(
             plan, f"was changed before and after version {version}, which this run committed and no tag marks"

@@ -64,25 +64,25 @@ def check_gates(gates: Sequence[Gate], outcome: str = "Nothing was published.") 
 
 
 def gates_at_plan(plan: Plan) -> list[Gate]:
-    """`max_rows_removed`: how much of the table the run deletes because it is gone from the source.
+    """`max_objects_removed`: how much of the table the run deletes because it is gone from the source.
 
     A run that is resumed was asked when it was planned. There is no gate where there is no table, or nothing is listed.
     """
-    changes, limit = plan.changes, plan.spec.gates.max_rows_removed
+    changes, limit = plan.changes, plan.spec.gates.max_objects_removed
     if plan.base_version is None or plan.retry is not None:
         return []
     deletes = (plan.removes > 0 or plan.replaces_all) and plan.resumed is None
     return [
         Gate(
-            name="max_rows_removed",
+            name="max_objects_removed",
             moment="plan",
             of="table",
             value=changes.gone_share,
             limit=limit,
             held=not deletes or changes.gone_share <= limit,
             why=f"{changes.gone} of the table's {changes.in_table} objects ({changes.gone_share:.1%}) are gone from the source",
-            asks=f"; gates.max_rows_removed allows {limit:.1%}.",
-            remedy="Check the source; if it is right, raise the gate for this run: --set gates.max_rows_removed=1.",
+            asks=f"; gates.max_objects_removed allows {limit:.1%}.",
+            remedy="Check the source; if it is right, raise the gate for this run: --set gates.max_objects_removed=1.",
             measured_at=plan.base_version,
         )
     ]

@@ -298,7 +298,7 @@ def fault_of(name: str | RowError | None, column: str) -> str | None:
     return None if is_encodable(name) else f"no text in the id column '{column}': a lone surrogate"
 
 
-def check_columns(uri: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+def check_present(uri: str, wanted: Sequence[str], present: Sequence[str]) -> None:
     """Raise `SourceError` unless a file has all the columns that the job names."""
     for name in wanted:
         if name not in present:

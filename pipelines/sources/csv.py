@@ -19,7 +19,7 @@ from latentlake.storage import Storage
 from operators.batch import RowError, describe
 from operators.errors import SourceError
 from pipelines.sources._csv_records import Encoding, Stretch, check_delimiter, codec_of, encoding_of, read_records
-from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
+from pipelines.sources._tables import Record, Rows, TableSource, check_present, fetch_ranges
 from pipelines.values.inference import infer_texts
 
 SAMPLE_BYTES = 1 << 20
@@ -95,7 +95,7 @@ class Source(TableSource):
             twice = sorted(name for name in {self.id, *self.columns} if header.count(name) > 1)
             if twice:
                 return stretches, encoding, f"column '{twice[0]}' stands {header.count(twice[0])} times in the header"
-            check_columns(uri, [self.id, *self.columns], header)
+            check_present(uri, [self.id, *self.columns], header)
         return stretches, encoding, header
 
     def forget(self) -> None:

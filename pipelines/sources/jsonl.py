@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from latentlake.storage import Storage
 from operators.batch import RowError
-from pipelines.sources._tables import Record, Rows, TableSource, check_columns, fetch_ranges
+from pipelines.sources._tables import Record, Rows, TableSource, check_present, fetch_ranges
 from pipelines.values.conversions import ABSENT
 from pipelines.values.ids import id_of
 from pipelines.values.inference import infer
@@ -44,7 +44,7 @@ class Source(TableSource):
             present |= dict.fromkeys(value)
             yield Record(id_of(value.get(self.id)), position, len(line))
         if present:
-            check_columns(uri, [self.id, self.content], list(present))
+            check_present(uri, [self.id, self.content], list(present))
 
     def fetch(
         self, storage: Storage, uri: str, version: str | None, positions: Sequence[int], sizes: Sequence[int]
@@ -76,7 +76,7 @@ class Source(TableSource):
                     for name, values in columns.items():
                         values.append(row.get(name, ABSENT))
         if present:
-            check_columns(uris[0], self.metadata_names, list(present))
+            check_present(uris[0], self.metadata_names, list(present))
         return {name: infer(values) for name, values in columns.items()}
 
 

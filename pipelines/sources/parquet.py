@@ -17,7 +17,7 @@ from latentlake.storage import Storage
 from operators.batch import RowError
 from operators.errors import SchemaMismatch
 from pipelines.sources._int96 import add_nanoseconds, int96_columns, moments
-from pipelines.sources._tables import UNFIT, Record, Rows, TableSource, check_columns
+from pipelines.sources._tables import UNFIT, Record, Rows, TableSource, check_present
 from pipelines.sources.files import check_alive
 from pipelines.values.arrays import as_bytes, nulls_of, pick, valid_texts
 from pipelines.values.ids import can_name, id_texts
@@ -43,7 +43,7 @@ class Source(TableSource):
         """Ids, read from the id column alone."""
         with storage.fs.open(storage.path_of(uri), "rb") as file:
             parquet = open_parquet(file)
-            check_columns(uri, [self.id, *self.columns], parquet.schema_arrow.names)
+            check_present(uri, [self.id, *self.columns], parquet.schema_arrow.names)
             self._check_types(uri, parquet.schema_arrow, int96_columns(parquet.schema))
             rows = parquet.metadata.num_rows
             bytes_a_row = sum(group_bytes(parquet, g, self.content) for g in range(parquet.num_row_groups)) // max(

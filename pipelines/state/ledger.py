@@ -18,9 +18,9 @@ import pyarrow as pa
 from latentlake.filters import sql_string
 from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
-from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
-from latentlake.table import open_dataset as open_storage_dataset
+from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX, open_lance
 from operators.errors import Unreadable
+from pipelines.job.spec import with_todays_keys
 from pipelines.state.lease import hold_table
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ RUNS_SCHEMA = pa.schema(
     ]
 )
 # What became of a run. One that failed or was interrupted goes on when its job is run again; the others have ended.
-REPORT, SPEC = StoredFormat("the report of the run"), StoredFormat("the job that the ledger remembers")
+REPORT = StoredFormat("the report of the run")
+SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
 REWRITTEN = ("maintained", "deleted")  # upkeep made a version in place of the one before, with its rows or fewer
 STATES = ("published", "unchanged", *REWRITTEN, ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
@@ -69,7 +70,7 @@ def rejects_name(table: str) -> str:
 
 def open_dataset(lake: Storage, name: str, version: int | None = None) -> lance.LanceDataset | None:
     """A table of the lake, at its newest version or at `version`; None where there is none of that name."""
-    dataset = open_storage_dataset(lake.child(f"{name}.lance"))
+    dataset = open_lance(lake.child(f"{name}.lance"))
     return dataset if dataset is None or version is None else dataset.checkout_version(version)
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
 from operators.errors import Unreadable
+from pipelines.job.spec import with_todays_keys
 from pipelines.state.ledger import WORK_FOLDER, read_report, read_runs
 from pipelines.values.hashing import HASH_SCHEME
 
@@ -120,7 +121,13 @@ class Manifest:
         return FORMAT.check(ADAPTER, {**values, **schemas})
 
 
-FORMAT = StoredFormat("the manifest of the run")
+def with_todays_job(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1 with the keys of its job as they are called now."""
+    job = values.get("spec")
+    return values | {"spec": with_todays_keys(job)} if isinstance(job, dict) else values
+
+
+FORMAT = StoredFormat("the manifest of the run", 2, {1: with_todays_job})
 ADAPTER = TypeAdapter(Manifest)
 
 

@@ -259,7 +259,7 @@ def autoscaling(setting: Setting) -> Line:
             "source": {"kind": "files", "uri": str(folder)},
             "embed": [{"column": "h", "family": "hashing", "delay_ms": 25, "pool": {"min": 1, "initial": 1, "max": 2}}],
             "table": {"uri": str(setting.folder / "lake"), "name": "slow"},
-            "shard": {"max_rows": 40},
+            "shard": {"max_objects": 40},
         }
     )
     line = report["columns"]["h"]["actors"]

@@ -37,7 +37,7 @@ def write_job(folder: Path, pool: dict[str, float]) -> Path:
         "source": {"kind": "files", "uri": str(folder / "in")},
         "embed": [{"column": "h", "family": "hashing", "dim": 16, "pool": pool}],
         "table": {"uri": str(folder / "lake"), "name": "t"},
-        "shard": {"max_rows": 10},
+        "shard": {"max_objects": 10},
     }
     path = folder / "job.yaml"
     path.write_text(json.dumps(job))

@@ -82,8 +82,8 @@ class Soak:
             {"kind": "files", "uri": str(self.folder / "in")},
             embed,
             table=table,
-            gates={"max_reject_rate": 0.5, "max_rows_removed": 1.0},
-            shard={"max_rows": 32},
+            gates={"max_reject_rate": 0.5, "max_objects_removed": 1.0},
+            shard={"max_objects": 32},
         )
 
     def start(self, kind: str, wait: bool) -> Driver:

@@ -290,7 +290,7 @@ def test_a_job_writes_the_same_table(flaky: Callable[..., FlakyS3], s3_endpoint:
         options = {"aws_endpoint": endpoint}
         source = {"kind": "files", "uri": store.uri, "storage_options": options}
         table = {"uri": f"s3://lake/{tmp_path.name}/{lake}", "storage_options": options}
-        return make_job(tmp_path, source, table=table, shard={"max_rows": 60})
+        return make_job(tmp_path, source, table=table, shard={"max_objects": 60})
 
     clean, broken = job_behind(s3_endpoint, "clean"), job_behind(proxy.endpoint, "broken")
     expected, report = run(clean), run(broken)

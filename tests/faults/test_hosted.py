@@ -24,7 +24,7 @@ def job_of(folder: Path, url: str, bound_s: float) -> dict[str, Any]:
     hosted = {"column": "v", "family": "hosted", "url": url}
     source = {"kind": "files", "uri": str(folder / "in")}
     limits = {"unavailable_timeout_s": bound_s}
-    return make_job(folder, source, [hosted], shard={"max_rows": 50}, limits=limits)
+    return make_job(folder, source, [hosted], shard={"max_objects": 50}, limits=limits)
 
 
 def drive(folder: Path, job: dict[str, Any]) -> Driver:

@@ -87,7 +87,7 @@ def test_poisoned_texts(tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(TEXTS[name][0] if name in TEXTS else text.encode())
     embed = {"column": "v", "family": "poison", "dim": 16, "pool": {"min": 1, "max": 1}}
     source = {"kind": "files", "uri": str(tmp_path / "in")}
-    job = make_job(tmp_path, source, [embed], gates=GATES, shard={"max_rows": 64})
+    job = make_job(tmp_path, source, [embed], gates=GATES, shard={"max_objects": 64})
     check_run(tmp_path, job, 600, TEXTS)
     rows = {row["id"]: row["v"] for row in take_snapshot(job).rows.to_pylist()}
     config = Config(dim=16, normalize=True)
@@ -106,7 +106,9 @@ def test_a_poisoned_reading_task(tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(OPERATOR[name][0] if name in OPERATOR else f"text number {n}".encode())
     embed = {"column": "v", "family": "hashing", "dim": 16, "pool": {"min": 1, "max": 1}}
     source = {"kind": "files", "uri": str(tmp_path / "in")}
-    job = make_job(tmp_path, source, [embed], preprocess=[{"op": "poison_text"}], gates=GATES, shard={"max_rows": 64})
+    job = make_job(
+        tmp_path, source, [embed], preprocess=[{"op": "poison_text"}], gates=GATES, shard={"max_objects": 64}
+    )
     check_run(tmp_path, job, 150, OPERATOR)
 
 
@@ -136,7 +138,7 @@ def test_what_hangs(tmp_path: Path) -> None:
         [embed],
         preprocess=[{"op": "poison_text"}],
         gates=GATES,
-        shard={"max_rows": 16},
+        shard={"max_objects": 16},
         limits=limits,
     )
     check_run(tmp_path, job, 40, HANGS)
@@ -185,5 +187,5 @@ def test_poisoned_images(tmp_path: Path) -> None:
     poison |= {"dangling.png": (b"", "list", "."), "pipe.png": (b"", "list", "not a regular file")}
     embed = {"column": "v", "family": "hashing", "dim": 16, "pool": {"min": 1, "max": 1}}
     source = {"kind": "files", "uri": str(folder)}
-    job = make_job(tmp_path, source, [embed], "image", gates=GATES, shard={"max_rows": 64})
+    job = make_job(tmp_path, source, [embed], "image", gates=GATES, shard={"max_objects": 64})
     check_run(tmp_path, job, 200 + len(poison), poison)

@@ -45,7 +45,7 @@ def job_of(folder: Path, prefix: str, source: Mapping[str, str], table: Mapping[
     """A job over the bucket; the options say how credentials of source and table are found."""
     found = {"kind": "files", "uri": f"s3://objects/{prefix}/", "storage_options": dict(source)}
     return make_job(
-        folder, found, table={"uri": f"s3://lake/{prefix}", "storage_options": dict(table)}, shard={"max_rows": 10}
+        folder, found, table={"uri": f"s3://lake/{prefix}", "storage_options": dict(table)}, shard={"max_objects": 10}
     )
 
 

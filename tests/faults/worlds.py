@@ -14,7 +14,7 @@ from processes import Driver
 EMBED = {"column": "h", "family": "hashing", "dim": 16, "delay_ms": 2, "pool": {"min": 1, "max": 1}}
 SHARD_ROWS = 32
 INDEX = [{"column": "h", "type": "ivf_flat"}]
-GATES = {"max_reject_rate": 0.2, "max_rows_removed": 0.5}
+GATES = {"max_reject_rate": 0.2, "max_objects_removed": 0.5}
 
 
 class World:
@@ -27,7 +27,7 @@ class World:
 
     def job(self, folder: Path, **changes: Any) -> dict[str, Any]:
         """The job, writing to the lake below `folder`."""
-        sections = {"shard": {"max_rows": SHARD_ROWS}, "index": INDEX, "gates": GATES, "embed": [EMBED]}
+        sections = {"shard": {"max_objects": SHARD_ROWS}, "index": INDEX, "gates": GATES, "embed": [EMBED]}
         return make_job(folder, self.source, **(sections | dict(self.changes) | changes))
 
     def new_job(self, folder: Path, base: str = "base", **changes: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lance.fragment import write_fragments
 import latentlake
 from latentlake.credentials import Way, credentials_of
 from latentlake.storage import Storage, is_secret, lance_options, open_storage
-from latentlake.table import open_dataset
+from latentlake.table import open_lance
 from operators.errors import CredentialsError, SpecError
 
 TABLE = pa.table({"n": range(1000)})
@@ -112,7 +112,7 @@ def write_table(table: Storage) -> LanceDataset:
     fragments = write_fragments(TABLE, table.lance_uri, schema=TABLE.schema, mode="create", **table.lance_arguments)
     operation = LanceOperation.Overwrite(TABLE.schema, fragments)
     LanceDataset.commit(table.lance_uri, operation, storage_options=table.lance_options)
-    return open_dataset(table)
+    return open_lance(table)
 
 
 def use_everywhere(place: Storage) -> None:

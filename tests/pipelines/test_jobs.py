@@ -39,7 +39,7 @@ def test_a_dict_and_a_file_are_checked_alike(tmp_path: Path):
 
 
 def test_planning_and_running_twice_in_one_process(tmp_path: Path, here: None):
-    job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}), shard={"max_rows": 1})
+    job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}), shard={"max_objects": 1})
     assert pipelines.plan_job(job)["to_read"] == 2
     assert not (tmp_path / "lake").exists()
     told: list[tuple[int, int]] = []

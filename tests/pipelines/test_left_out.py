@@ -73,7 +73,7 @@ def test_only_names_can_be_left_out(glob: str):
 
 
 def test_no_row_is_pruned_because_of_an_exclusion(job: dict[str, Any]):
-    job["table"]["prune"], job["gates"] = True, {"max_rows_removed": 1}
+    job["table"]["prune"], job["gates"] = True, {"max_objects_removed": 1}
     job["source"]["leave_out"] = []
     run(job)
     assert len(rows_of(job)) == len(JUNK) + len(KEPT) - 1
@@ -127,7 +127,7 @@ def test_rows_of_an_older_run_that_read_its_own_lake_stay(tmp_path: Path, monkey
     (tmp_path / "my lake" / "x.txt").write_text("x")
     with monkeypatch.context() as before:
         before.setattr("pipelines.sources.base.own_names", lambda *_: None)
-        job["gates"] = {"max_reject_rate": 1, "max_rows_removed": 1}
+        job["gates"] = {"max_reject_rate": 1, "max_objects_removed": 1}
         run(job)
     assert "my lake/x.txt" in rows_of(job)
     assert run(job)["counts"]["removed"] == 0

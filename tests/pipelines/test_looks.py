@@ -151,7 +151,7 @@ def test_nothing_is_pruned_while_a_file_cannot_be_listed(tmp_path: Path):
     (tmp_path / "in" / "a.jsonl").unlink()
     for name in "ab":
         pq.write_table(pa.table({"id": [name], "text": [name]}), tmp_path / "in" / f"{name}.parquet")
-    gates = {"max_reject_rate": 1, "max_rows_removed": 1}
+    gates = {"max_reject_rate": 1, "max_objects_removed": 1}
     job = make_job(tmp_path, source, table={"prune": True}, gates=gates)
     run(job)
     whole = (tmp_path / "in" / "a.parquet").read_bytes()

@@ -27,7 +27,7 @@ from pipelines.upkeep.maintain import maintain_table
 pytestmark = pytest.mark.usefixtures("here")
 
 NOW = timedelta(0)
-SMALL = {"shard": {"max_rows": 3}}
+SMALL = {"shard": {"max_objects": 3}}
 
 
 def newest(job: dict[str, Any]) -> LanceDataset:

@@ -142,7 +142,7 @@ def test_a_manifest_is_of_the_run_in_whose_folder_it_lies(lake: Storage):
 
 def test_a_manifest_of_an_earlier_release_has_no_number():
     values = json.loads(manifest_of("r1").to_json())
-    assert values.pop("format") == 1 and values.pop("hash_scheme") == HASH_SCHEME
+    assert values.pop("format") == 2 and values.pop("hash_scheme") == HASH_SCHEME
     assert Manifest.from_json(json.dumps(values)) == manifest_of("r1", hash_scheme=1)
 
 
@@ -210,7 +210,7 @@ SAME_RUN = {
     "gates": {"gates": {"max_reject_rate": 0.5, "min_recall": 0.9}},
     "tag": {"publish": {"tag": "next"}},
     "index": {"index": [{"column": "h", "type": "ivf_flat"}]},
-    "shard": {"shard": {"max_rows": 7}},
+    "shard": {"shard": {"max_objects": 7}},
     "name": {"name": "renamed"},
     "table options": {"table": {"storage_options": {"aws_region": "x", "aws_access_key_id": "env:NAME"}}},
     "source options": {"source": {"storage_options": {"aws_region": "x"}}},
@@ -254,7 +254,7 @@ TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(8)}
 
 
 def sharded(tmp_path: Path, **sections: Any) -> dict[str, Any]:
-    return make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_rows": 3}, **sections)
+    return make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_objects": 3}, **sections)
 
 
 def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path):

@@ -71,7 +71,7 @@ def test_a_service_that_is_down_for_a_while_rejects_nothing(
 
 def test_a_service_that_stays_down_ends_the_run_which_can_be_gone_on_with(tmp_path: Path):
     with Service() as service:
-        job = job_of(tmp_path, service, limits={"unavailable_timeout_s": 0.1}, shard={"max_rows": 10})
+        job = job_of(tmp_path, service, limits={"unavailable_timeout_s": 0.1}, shard={"max_objects": 10})
         service.down, shards = 10**6, service.embedded
         with pytest.raises(
             Unavailable, match=r"answers 503\n.*0.1 s \(limits.unavailable_timeout_s\).*run the job again"
@@ -90,7 +90,7 @@ def test_a_service_that_stays_down_ends_the_run_which_can_be_gone_on_with(tmp_pa
 def test_shards_that_were_finished_are_not_asked_again(tmp_path: Path):
     with Service() as service:
         texts = {f"{n:02}": f"text number {n}" for n in range(30)}
-        job = job_of(tmp_path, service, texts, limits={"unavailable_timeout_s": 0}, shard={"max_rows": 10})
+        job = job_of(tmp_path, service, texts, limits={"unavailable_timeout_s": 0}, shard={"max_objects": 10})
 
         class Breaks(list[str]):
             """Notes texts, and lets the service go down behind the tenth."""

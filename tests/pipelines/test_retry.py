@@ -24,7 +24,7 @@ TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(8)}
 
 
 def make(tmp_path: Path, texts: dict[str, str] | None = None, **sections: Any) -> dict[str, Any]:
-    gates = {"max_reject_rate": 0.9, "max_rows_removed": 1.0}
+    gates = {"max_reject_rate": 0.9, "max_objects_removed": 1.0}
     return make_job(tmp_path, write_texts(tmp_path / "in", {**TEXTS, **(texts or {})}), **{"gates": gates, **sections})
 
 
@@ -54,7 +54,7 @@ def rejects_of(job: dict[str, Any]) -> dict[str, tuple[str | None, str]]:
             "index": [{"column": "g", "metric": "l2", "type": "ivf_flat"}],
             "gates": {"max_reject_rate": 0.5, "min_recall": 0.9},
             "publish": {"tag": "next"},
-            "shard": {"max_rows": 3},
+            "shard": {"max_objects": 3},
             "table": {"prune": True},
         },
     ],

@@ -114,15 +114,17 @@ def test_pruning_more_than_the_gate_allows_is_refused(tmp_path: Path) -> None:
     version = run(job)["version"]
     for n in range(5):
         (tmp_path / "in" / f"doc{n:02}.txt").unlink()
-    with pytest.raises(GateRefused, match=r"5 of the table's 40 objects .*max_rows_removed"):
+    with pytest.raises(GateRefused, match=r"5 of the table's 40 objects .*max_objects_removed"):
         run(job)
     assert (open_table(job).version, len(rows_of(job))) == (version, 40)
-    assert run({**job, "gates": {"max_rows_removed": 0.2}})["counts"]["removed"] == 5
+    assert run({**job, "gates": {"max_objects_removed": 0.2}})["counts"]["removed"] == 5
     assert len(rows_of(job)) == 35
 
 
 def test_an_empty_listing_is_an_error_and_removes_nothing(tmp_path: Path) -> None:
-    job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), table={"prune": True}, gates={"max_rows_removed": 1})
+    job = make_job(
+        tmp_path, write_texts(tmp_path / "in", TEXTS), table={"prune": True}, gates={"max_objects_removed": 1}
+    )
     run(job)
     with pytest.raises(SourceError, match="holds no objects"):
         run({**job, "source": {**job["source"], "include": ["*.nothing"]}})
@@ -193,7 +195,7 @@ def data_files(job: dict[str, Any]) -> set[str]:
 def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tmp_path: Path) -> None:
     texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(300)}
     index = [{"column": "h", "type": "ivf_flat"}]
-    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index, shard={"max_rows": 64})
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index, shard={"max_objects": 64})
     run(job)
     files = data_files(job)
     write_texts(tmp_path / "in", {"007.txt": ONCE, "new.txt": TWICE, "bad.txt": "!!!"})

@@ -168,7 +168,7 @@ def cut_naively(sizes: list[int], spec: ShardSpec, prepared_bytes: int, parallel
             read += size
             prepared = (rows + 1) * prepared_bytes
             if rows and (
-                read > limit or prepared > limit or rows >= min(spec.max_rows, max(64, 2 * left / 3 / parallel))
+                read > limit or prepared > limit or rows >= min(spec.max_objects, max(64, 2 * left / 3 / parallel))
             ):
                 break
             rows += 1
@@ -193,7 +193,7 @@ def in_pieces(sizes: list[int], rows: int) -> Iterator[np.ndarray]:
 def test_shards_cover_the_work_once_within_their_bounds(
     sizes: list[int], max_rows: int, max_mb: int, prepared_bytes: int, parallel: int, piece: int
 ):
-    spec = ShardSpec(max_rows=max_rows, max_mb=max_mb)
+    spec = ShardSpec(max_objects=max_rows, max_mb=max_mb)
     shards = list(cut_shards(in_pieces(sizes, piece), len(sizes), spec, prepared_bytes, parallel))
     assert shards == cut_naively(sizes, spec, prepared_bytes, parallel)
     assert sum(shards) == len(sizes)
@@ -207,7 +207,7 @@ def test_shards_cover_the_work_once_within_their_bounds(
 
 
 def test_shards_get_smaller_towards_the_end():
-    rows = list(cut_shards(in_pieces([100] * 10_000, 999), 10_000, ShardSpec(max_rows=2048), 2048, 2))
+    rows = list(cut_shards(in_pieces([100] * 10_000, 999), 10_000, ShardSpec(max_objects=2048), 2048, 2))
     assert rows[0] == 2048 and rows == sorted(rows, reverse=True)
     assert rows[-1] <= 64
 
@@ -225,7 +225,7 @@ def test_cutting_looks_no_further_ahead_than_it_must():
             taken += 1
             yield np.zeros(100, dtype=np.int64)
 
-    shards = cut_shards(pieces(), 100_000, ShardSpec(max_rows=250), 1, 2)
+    shards = cut_shards(pieces(), 100_000, ShardSpec(max_objects=250), 1, 2)
     assert [next(shards) for _ in range(4)] == [250] * 4
     assert taken == 10
 

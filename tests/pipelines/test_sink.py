@@ -39,7 +39,7 @@ CHANGED = {"1.txt": "changed", "new.txt": "new"}
 def make(tmp_path: Path, **table: Any) -> dict[str, Any]:
     """A job whose table does not exist yet; three objects a shard."""
     source = write_texts(tmp_path / "in", TEXTS)
-    return make_job(tmp_path, source, table=table, shard={"max_rows": 3})
+    return make_job(tmp_path, source, table=table, shard={"max_objects": 3})
 
 
 def made(tmp_path: Path, **table: Any) -> dict[str, Any]:

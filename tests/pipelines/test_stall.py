@@ -197,7 +197,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ..
 def five_shards(folder: Path, **pool: float) -> JobSpec:
     source = write_texts(folder / "in", {f"{n:02}.txt": f"text {n}" for n in range(20)})
     hashing = {"column": "h", "family": "hashing", "dim": 16, "pool": {"min": 1, "max": 1, **pool}}
-    return parse_job(make_job(folder, source, embed=[hashing], shard={"max_rows": 4}))
+    return parse_job(make_job(folder, source, embed=[hashing], shard={"max_objects": 4}))
 
 
 PROFILE = ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=20)

@@ -15,6 +15,7 @@ from make_lake import SOURCE
 
 import latentlake
 from latentlake.storage import Storage, open_storage
+from pipelines.job.spec import with_todays_keys
 
 RELEASES = sorted(path.name.removesuffix(".tar.xz") for path in Path(__file__).parent.glob("*.tar.xz"))
 
@@ -46,7 +47,7 @@ def unpack(name: str, folder: Path) -> Release:
     jobs = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
     for job in jobs.values():
         job["table"]["uri"] = str(folder / "lake")
-    return Release(folder / "lake", jobs)
+    return Release(folder / "lake", {name: with_todays_keys(job) for name, job in jobs.items()})
 
 
 def place_source(source: Path) -> None:

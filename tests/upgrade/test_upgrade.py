@@ -16,13 +16,15 @@ from make_lake import SOURCE, make_jobs, sentence
 from release_maker import Release
 from typer.testing import CliRunner
 
-from operators.errors import FingerprintMismatch
+from operators.errors import FingerprintMismatch, InvalidSpec
 from operators.preprocess import find_operator, operators_by_name
 from pipelines.cli.main import app
 from pipelines.job.jobfile import parse_job
+from pipelines.job.spec import with_todays_keys
 from pipelines.run import run_job
-from pipelines.state.ledger import read_runs
-from pipelines.state.manifest import described_runs
+from pipelines.state.ledger import SPEC, read_runs
+from pipelines.state.manifest import Manifest, described_runs
+from pipelines.upkeep.stored_jobs import stored_job
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -60,8 +62,29 @@ def command(*arguments: str, error: type[Exception] | None = None) -> Any:
 
 
 def test_the_jobs_are_those_of_the_script(release: Release):
-    """So that a field which a later release needs is given it in the test, not in the archive."""
-    assert release.jobs == json.loads(json.dumps(make_jobs(release.lake)))
+    """So that a field which a later release needs is given it in the test, not in the archive. Renamed keys are changed by the user."""
+    made = json.loads(json.dumps(make_jobs(release.lake)))
+    assert release.jobs == {name: with_todays_keys(job) for name, job in made.items()}
+
+
+@pytest.mark.parametrize("key", ["shard.max_rows=8", "gates.max_rows_removed=0.5"])
+def test_a_key_that_was_renamed_says_its_new_name(release: Release, key: str):
+    path = release.lake.parent / "job.json"
+    path.write_text(json.dumps(release.jobs["products"]))
+    new = key.partition("=")[0].replace("rows", "objects").rpartition(".")[2]
+    told = command("validate", str(path), "--set", key, error=InvalidSpec)
+    assert f"unknown key. It is called '{new}' now." in told
+
+
+def test_stored_jobs_have_todays_keys(release: Release):
+    (line, *_) = read_runs(release.storage, "products", "spec IS NOT NULL")
+    assert json.loads(line["spec"])["shard"]["max_rows"] == 8
+    spec = SPEC.read(line["spec"])
+    assert (spec["shard"]["max_objects"], spec["gates"]["max_objects_removed"]) == (8, 0.1)
+    (folder,) = release.run_folders(KILLED)
+    manifest = Manifest.from_json((folder / "run.json").read_bytes())
+    assert (manifest.spec["shard"]["max_objects"], manifest.spec["gates"]["max_objects_removed"]) == (8, 0.1)
+    assert stored_job(release.storage, "products").shard.max_objects == 8
 
 
 @pytest.mark.parametrize("table", TABLES)
