@@ -20,10 +20,10 @@ class Config(RemoteConfig):
     """Vectors of 4 numbers: a 1, and three bits of the text's length. `requests` may be under way at once."""
 
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"url", "requests"})
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset({"base_url", "requests"})
 
     family: Literal["hosted"] = "hosted"
-    url: str
+    base_url: str
     requests: int = Field(default=4, ge=1)
 
     @property
@@ -63,13 +63,15 @@ class Client:
 
     def ask(self, body: bytes) -> list[list[float]]:
         try:
-            with urlopen(Request(self.config.url, data=body), timeout=30) as answer:
+            with urlopen(Request(self.config.base_url, data=body), timeout=30) as answer:
                 vectors: list[list[float]] = json.load(answer)
                 return vectors
         except HTTPError as failure:
             if failure.code not in (429, 503):
                 raise
             wait = failure.headers.get("Retry-After")
-            raise Unavailable(f"{self.config.url} answers {failure.code}", float(wait) if wait else None) from failure
+            raise Unavailable(
+                f"{self.config.base_url} answers {failure.code}", float(wait) if wait else None
+            ) from failure
         except URLError as failure:
-            raise Unavailable(f"{self.config.url} cannot be reached: {failure.reason}") from failure
+            raise Unavailable(f"{self.config.base_url} cannot be reached: {failure.reason}") from failure

@@ -180,10 +180,15 @@ class EmbedderConfig(BaseModel, ABC):
 
 
 class RemoteConfig(EmbedderConfig):
-    """The config of a family whose models a service runs. Its rows cost money, so that it is not timed unless it says so."""
+    """The config of a family whose models a service runs. Its rows cost money, so that it is not timed unless it says so.
+
+    `base_url` is the service's address, where it is not the family's own: a reader of a table allows its host (`connect`).
+    """
 
     runs_on: ClassVar[frozenset[RunsOn]] = frozenset({"remote"})
     calibrates: ClassVar[bool] = False
+
+    base_url: str | None = None
 
     @abstractmethod
     def load(  # type: ignore[override]

@@ -21,7 +21,7 @@ def job_of(folder: Path, url: str, bound_s: float) -> dict[str, Any]:
     (folder / "in").mkdir()
     for n in range(TEXTS):
         (folder / "in" / f"{n:04}.txt").write_text(f"text number {n}")
-    hosted = {"column": "v", "family": "hosted", "url": url}
+    hosted = {"column": "v", "family": "hosted", "base_url": url}
     source = {"kind": "files", "uri": str(folder / "in")}
     limits = {"unavailable_timeout_s": bound_s}
     return make_job(folder, source, [hosted], shard={"max_objects": 50}, limits=limits)

@@ -259,7 +259,7 @@ def test_a_mismatched_fingerprint_is_refused(maker: LakeMaker):
 def test_a_model_is_loaded_once_a_lake(shared_lake: str, monkeypatch: pytest.MonkeyPatch):
     loads = []
     load = hashing.Config.load
-    monkeypatch.setattr(hashing.Config, "load", lambda self, device: loads.append(device) or load(self, device))
+    monkeypatch.setattr(hashing.Config, "load", lambda self, device, _: loads.append(device) or load(self, device))
     lake = latentlake.connect(shared_lake)
     for _ in range(2):
         lake.open("notes").search("compare")

@@ -37,7 +37,7 @@ def family(tmp_path: Path) -> Iterator[None]:
 
 
 def job_of(tmp_path: Path, service: Service, texts: dict[str, str] = TEXTS, **sections: Any) -> dict[str, Any]:
-    hosted = {"column": "v", "family": "hosted", "url": service.url}
+    hosted = {"column": "v", "family": "hosted", "base_url": service.url}
     return make_job(tmp_path, write_texts(tmp_path / "in", texts), [hosted], **sections)
 
 
@@ -54,7 +54,10 @@ def test_a_service_is_asked_several_batches_at_once(tmp_path: Path):
         check_accounting(report)
         assert report["model_rows_per_s"] is None
         assert {name: row["v"] for name, row in rows_of(job).items()} == {n: vector_of(t) for n, t in TEXTS.items()}
-        (hit,) = open_table(job).search("word word end", column="v", k=1, exact=True)  # a query asks it too
+        with pytest.raises(SpecError, match=r"a host that you did not allow.*\n.*allow_hosts=\{'127.0.0.1'\}"):
+            open_table(job).search("word word end", column="v")
+        table = latentlake.connect(str(tmp_path / "lake"), allow_hosts={"127.0.0.1"}).open("t")
+        (hit,) = table.search("word word end", column="v", k=1, exact=True)  # a query asks it too
         assert hit["text"] in TEXTS.values() and service.embedded[-1] == "word word end"
 
 
@@ -129,7 +132,7 @@ def test_a_limiter_is_handed_to_whoever_asks():
 
     limiter = Noting()
     with Service() as service:
-        config = load_config({"family": "hosted", "url": service.url}).resolve()
+        config = load_config({"family": "hosted", "base_url": service.url}).resolve()
         batch = {**make_batch(["a", "b"], ["one", "two words"]), "text": np.array(["one", "two words"], dtype=object)}
         embedder = load_embedder(config, "cpu", limiter=limiter)
         np.testing.assert_array_equal(
@@ -150,7 +153,7 @@ def pools_of(*configs: dict[str, Any], gpus: int = 0, **pool: Any) -> list[tuple
 
 
 HOSTED, STATIC, HASHING = (
-    {"family": "hosted", "url": "http://h/"},
+    {"family": "hosted", "base_url": "http://h/"},
     {"family": "static", "model": "m"},
     {"family": "hashing"},
 )
