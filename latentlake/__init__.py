@@ -17,6 +17,7 @@ from latentlake.embedders import (  # noqa: E402
     get_available_embedders,
 )
 from latentlake.lake import Lake, connect  # noqa: E402
+from latentlake.model_store import fetch_model  # noqa: E402
 from latentlake.results import Rows, SearchResult  # noqa: E402
 from latentlake.table import Table  # noqa: E402
 from latentlake.vectors import Vectors  # noqa: E402
@@ -40,6 +41,7 @@ from operators.errors import (  # noqa: E402
     Unreadable,
     WriterConflict,
 )
+from operators.model_files import fetch_with  # noqa: E402
 
 __all__ = [
     "AccountingError",
@@ -75,6 +77,8 @@ __all__ = [
     "create_text_embedder",
     "get_available_embedders",
 ]
+
+fetch_with(fetch_model)
 
 try:
     __version__ = version("latentlake")

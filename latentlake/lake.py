@@ -119,6 +119,7 @@ def connect(
     trust_remote_code: bool = False,
     allow_downloads: bool = False,
     allow_hosts: Collection[str] = (),
+    allow_models: Collection[str] = (),
 ) -> Lake:
     """Open the lake at `uri`: a folder, `s3://…`, `gs://…` or `az://…`. Nothing is read yet; it need not exist.
 
@@ -128,9 +129,10 @@ def connect(
 
     A table names its model, and anyone may have written the table. So a query loads a model only from this machine, unless
     `allow_downloads`; runs code that the model brings only with `trust_remote_code`; and goes to a server that the table
-    names only where its host is in `allow_hosts`.
+    names only where its host is in `allow_hosts`. A model that lies in an object store is read, with the credentials of this
+    machine, only where it lies at or below one of `allow_models` (or `models` names it).
     """
     if not str(uri):
         raise SpecError("a lake needs an address: a folder, or s3://bucket/prefix.")
-    trust = Trust(trust_remote_code, allow_downloads, allow_hosts)
+    trust = Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
     return Lake(open_storage(str(uri), storage_options), QueryModels(models or {}, trust))

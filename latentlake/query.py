@@ -19,7 +19,7 @@ from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
 from operators.loading import load_embedder
-from operators.model_files import downloads_if
+from operators.model_files import downloads_if, models_from
 from operators.preprocess import find_operator
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ class QueryModels:
 
         Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable, or a model that the reader does not trust).
         """
-        with downloads_if(self._trust.allow_downloads):
+        places = {*self._trust.allow_models, *self._paths.values()}
+        with downloads_if(self._trust.allow_downloads), models_from(places):
             return self._embed(table, column, stored, content, modality or stored.modality)
 
     def _embed(self, table: str, column: str, stored: Provenance, content: str | bytes, modality: str) -> np.ndarray:

@@ -20,6 +20,7 @@ class Trust:
     trust_remote_code: bool = False
     allow_downloads: bool = False
     allow_hosts: Collection[str] = ()
+    allow_models: Collection[str] = ()  # places in object stores, see `model_files.models_from`
 
     def check(self, column: str, config: EmbedderConfig) -> None:
         """Raise `SpecError` where the model of `column` would run code, or call a host, that the reader does not allow."""

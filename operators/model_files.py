@@ -1,7 +1,7 @@
 """Where a model's files lie and what their content is: the revision that a fingerprint holds.
 
-A model is a local folder, whose revision is the sha256 over its files, or a hub id, whose revision is the commit that
-the hub resolves. Hashes of large files are cached by path, size and mtime. Jobs download what they name; a reader of a
+A model is a local folder, or one in an object store that is copied here: its revision is the sha256 over its files. Or it is a
+hub id, whose revision is the commit that the hub resolves. Hashes of large files are cached by path, size and mtime. Jobs download what they name; a reader of a
 table, whose words are another's, looks models up within `downloads_if(False)`.
 """
 
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from operators.embedders.base import EmbedderConfig, short_hash
-from operators.errors import ModelNotFound
+from operators.errors import ModelNotFound, SpecError
 
 HASH_CACHE = "sha256.json"
 NO_DOWNLOADS = "is not on this machine, and nothing is downloaded without `allow_downloads=True`."
 
 _downloads_allowed: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
+_places_allowed: ContextVar[Collection[str] | None] = ContextVar("places_allowed", default=None)
+_fetchers: list[Callable[[str], Path]] = []
 
 
 @contextmanager
@@ -36,6 +38,44 @@ def downloads_if(allowed: bool) -> Iterator[None]:
 def downloads_allowed() -> bool:
     """Whether models may be fetched; see `downloads_if`."""
     return _downloads_allowed.get()
+
+
+@contextmanager
+def models_from(places: Collection[str]) -> Iterator[None]:
+    """Within, models in object stores are copied only from at or below these URIs; another is a `SpecError`."""
+    token = _places_allowed.set(places)
+    try:
+        yield
+    finally:
+        _places_allowed.reset(token)
+
+
+def fetch_with(fetch: Callable[[str], Path]) -> None:
+    """Let `fetch` copy what lies in an object store to this machine, and say where: it is asked by URI."""
+    _fetchers[:] = [fetch]
+
+
+def in_store(place: str) -> bool:
+    """Whether a model, or a file of it, is given by its URI in an object store."""
+    return "://" in place
+
+
+def local_path(place: str) -> Path:
+    """Where a model's folder or file lies on this machine; what is given by URI is copied here. It need not be there.
+
+    Raises `ModelNotFound` for a URI at which there is nothing, and `SpecError` for one that is not allowed (`models_from`).
+    """
+    if not in_store(place):
+        return Path(place).expanduser()
+    allowed = _places_allowed.get()
+    if allowed is not None and not any(f"{place}/".startswith(f"{known.rstrip('/')}/") for known in allowed):
+        raise SpecError(
+            f"the model lies at '{place}', a place that you did not allow.\n"
+            f"  If you trust it: connect(uri, allow_models={{'{place}'}}). Or search with a vector, or with `id=`."
+        )
+    if not _fetchers:
+        raise ModelNotFound(f"nobody here can copy '{place}': import latentlake first.")
+    return _fetchers[0](place)
 
 
 def sha256_of(path: Path) -> str:
@@ -88,9 +128,9 @@ def skipped(name: Path) -> bool:
 
 
 def is_path(model: str) -> bool:
-    """Whether a model is given by where it lies on this machine; else it is a hub id."""
+    """Whether a model is given by where it lies, on this machine or in an object store; else it is a hub id."""
     local = Path(model).expanduser()
-    return local.exists() or local.is_absolute() or model.startswith((".", "/", "~"))
+    return in_store(model) or local.exists() or local.is_absolute() or model.startswith((".", "/", "~"))
 
 
 def unpinned_model(config: EmbedderConfig) -> str | None:
@@ -104,10 +144,10 @@ def unpinned_model(config: EmbedderConfig) -> str | None:
 def find_model(model: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
     """Folder with the model's files, and the hub commit it holds (None for a local folder).
 
-    `model` is a local folder, or a hub id, of which the files that match `patterns` are fetched once, at `revision`.
+    `model` is a local folder, the URI of one in an object store, or a hub id, of which the files that match `patterns` are fetched once, at `revision`.
     Raises `ModelNotFound` with the remedy. The files of a local folder are not compared with `revision`.
     """
-    local = Path(model).expanduser()
+    local = local_path(model)
     if local.is_dir():
         return local, None
     if is_path(model):

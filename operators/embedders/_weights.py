@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from operators.errors import ModelNotFound
-from operators.model_files import NO_DOWNLOADS, downloads_allowed, find_model
+from operators.model_files import NO_DOWNLOADS, downloads_allowed, find_model, local_path
 
 SAFE_FILES = ("*.safetensors",)
 TORCH_FILES = ("*.bin", "*.pt", "*.pth")
@@ -34,7 +34,7 @@ def find_weights(model: str, revision: str | None, other_files: Sequence[str]) -
 
 def find_weights_file(weights: str) -> Path:
     """The path of a file of weights. Raises `ModelNotFound` where there is none, or none that is read as tensors alone."""
-    path = Path(weights).expanduser()
+    path = local_path(weights)
     if not path.is_file() or f"*{path.suffix}" not in WEIGHT_FILES:
         raise ModelNotFound(f"no weights file '{weights}'. Give an existing file: {', '.join(WEIGHT_FILES)}.")
     return path

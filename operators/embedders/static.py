@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from operators.embedders._transformers import revision_of_folder
 from operators.embedders._vectors import WordVectors, layout_of, open_vectors, read_idf, zipf_weights
 from operators.embedders.base import EmbedderConfig, Role, RunsOn
 from operators.errors import ModelNotFound, SpecError
-from operators.model_files import check_pinned, find_model, sha256_of
+from operators.model_files import check_pinned, find_model, local_path, sha256_of
 
 WORDS_A_BATCH = 65_536
 
@@ -81,7 +80,7 @@ class Config(EmbedderConfig):
 
         Raises `ModelNotFound` where a file is not there, not the one pinned, or broken.
         """
-        path = Path(self.model).expanduser()
+        path = local_path(self.model)
         named_as_file = not path.is_dir() and path.suffix in (".txt", ".vec", ".bin", ".gz")
         if self.format == "model2vec" or (self.format is None and not path.is_file() and not named_as_file):
             return self._resolve_folder()
@@ -97,7 +96,7 @@ class Config(EmbedderConfig):
     def _resolve_idf(self) -> str | None:
         if self.idf is None:
             return None
-        path = Path(self.idf).expanduser()
+        path = local_path(self.idf)
         if not path.is_file():
             raise ModelNotFound(f"no file of document frequencies '{self.idf}'. Write one, of lines word<TAB>number.")
         read_idf(path)
@@ -173,7 +172,7 @@ class Config(EmbedderConfig):
         words = self._words()
         weights = None if self.weighting == "mean" else zipf_weights(len(words.vectors))
         if self.idf is not None:
-            idf = read_idf(Path(self.idf).expanduser())
+            idf = read_idf(local_path(self.idf))
             weights = np.full(len(words.vectors), max(idf.values()), dtype=np.float32)
             rows, values = words.rows_of(list(idf)), np.array(list(idf.values()), dtype=np.float32)
             weights[rows[rows >= 0]] = values[rows >= 0]
@@ -184,7 +183,7 @@ class Config(EmbedderConfig):
 
     def _words(self) -> WordVectors:
         assert self.revision is not None and self.format in ("text", "binary"), "resolve() first"
-        return open_vectors(Path(self.model).expanduser(), self.revision, self.format, self.dim or 0)
+        return open_vectors(local_path(self.model), self.revision, self.format, self.dim or 0)
 
     def _split_words(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         vectors, ids, counts = self._words(), [], []

@@ -23,7 +23,7 @@ from operators.embedders._pixels import (
 from operators.embedders._pooling import Aggregation
 from operators.embedders._weights import find_weights, find_weights_file, unloadable, weight_files
 from operators.errors import ModelNotFound, SpecError, unknown_name
-from operators.model_files import check_pinned, find_model, revision_of_files, sha256_of
+from operators.model_files import check_pinned, find_model, local_path, revision_of_files, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ class Config(PixelsConfig):
         timm reads weights as tensors alone: safetensors, or torch's format with `weights_only`.
         """
         name = self.model if folder is None else f"local-dir:{folder}"
-        file = None if self.weights is None else {"file": str(Path(self.weights).expanduser()), "custom_load": False}
+        file = None if self.weights is None else {"file": str(local_path(self.weights)), "custom_load": False}
         return import_timm().create_model(name, pretrained=pretrained, pretrained_cfg_overlay=file)
 
     def _published(self) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from operators.embedders._maps import check_pooling, places_of, pool_places
 from operators.embedders._pixels import PixelsConfig, PixelsEmbedder, ResizeMode, build_on_meta, vector_width
 from operators.errors import ModelNotFound, SpecError, unknown_name
-from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, sha256_of
+from operators.model_files import NO_DOWNLOADS, check_pinned, downloads_allowed, local_path, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class Config(PixelsConfig):
         usual: dict[str, Any] = USUAL | IMAGENET
         meant_for: dict[str, Any] = {}
         if is_file(self.weights):
-            path = Path(self.weights).expanduser()
+            path = local_path(self.weights)
             if not path.is_file():
                 raise ModelNotFound(
                     f"no weights file '{self.weights}'. Give an existing file or a torchvision weights name."
@@ -103,7 +103,7 @@ class Config(PixelsConfig):
         try:
             if is_file(self.weights):
                 model = build_model(self.model)
-                model.load_state_dict(read_state(Path(self.weights).expanduser()))
+                model.load_state_dict(read_state(local_path(self.weights)))
             else:
                 named = named_weights(self.model, self.weights)
                 check_published(named)

@@ -9,12 +9,16 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 
 from latentlake.storage import Storage
 from operators.errors import NotFound, SpecError, Unreadable
+from operators.model_files import in_store
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import JobSpec, TableSpec
 from pipelines.state.ledger import SPEC, read_runs
 
 # Storage options that may come from a lake: they reach nothing that the reader has not named.
 HARMLESS_OPTIONS = frozenset({"aws_region", "region", "aws_default_region", "aws_skip_signature", "skip_signature"})
+
+
+PLACES = ("model", "weights", "idf")  # options of families that may name a place in an object store
 
 
 class SourceShape(TypedDict):
@@ -36,8 +40,8 @@ SHAPE = TypeAdapter(JobShape)
 def stored_job(lake: Storage, table: str) -> JobSpec:
     """The job of the newest run that published the table. Raises `NotFound`, and `SpecError` where it must be given as a file.
 
-    What a lake says is data, not authority: a stored job that would send credentials somewhere, or run a model's own code,
-    is not run.
+    What a lake says is data, not authority: a stored job that would send credentials somewhere, run a model's own code, or
+    read a model from an object store, is not run.
     """
     lines = [line for line in read_runs(lake, table, "head IS NOT NULL") if line.get("spec")]
     if not lines:
@@ -55,6 +59,9 @@ def stored_job(lake: Storage, table: str) -> JobSpec:
         for at, e in enumerate(data["embed"])
         for name in ("trust_remote_code", "base_url")
         if e.get(name)
+    ]
+    risks += [
+        f"embed[{at}].{name}" for at, e in enumerate(data["embed"]) for name in PLACES if in_store(str(e.get(name)))
     ]
     if risks:
         raise SpecError(

@@ -115,6 +115,7 @@ def remember(job: dict[str, Any], change: Any) -> None:
         (lambda d: d["source"]["storage_options"].update(aws_access_key_id="file:/etc/passwd"), "aws_access_key_id"),
         (lambda d: d["embed"][0].update(trust_remote_code=True), "embed[0].trust_remote_code"),
         (lambda d: d["embed"][0].update(base_url="http://elsewhere"), "embed[0].base_url"),
+        (lambda d: d["embed"][0].update(weights="s3://theirs/w.pth"), "embed[0].weights"),
     ],
 )  # fmt: skip
 def test_what_only_the_reader_can_vouch_for_is_refused(tmp_path: Path, change: Any, named: str):
