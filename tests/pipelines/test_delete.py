@@ -39,7 +39,7 @@ def make_texts(folder: Path, **sections: Any) -> dict[str, Any]:
 
 
 def test_nothing_is_left_and_nothing_comes_back(tmp_path: Path):
-    job = make_texts(tmp_path, shard={"max_rows": 5})
+    job = make_texts(tmp_path, shard={"max_objects": 5})
     run(job)
     dataset = open_lance(job)
     dataset.create_scalar_index("object_id", "BTREE")
