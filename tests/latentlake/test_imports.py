@@ -34,7 +34,7 @@ def test_import_loads_neither_engines_nor_models():
 
 
 def test_the_exported_surface():
-    exported = ["Lake", "Rows", "SearchResult", "Table", "__version__", "connect"]
+    exported = ["Lake", "Rows", "SearchResult", "Table", "Vectors", "__version__", "connect"]
     exported += [name for name, kind in vars(errors).items() if is_error(kind)]
     exported += ["ModelEmbedder", "MultimodalEmbedder", "get_available_embedders"]
     exported += [f"create_{kind}_embedder" for kind in ("text", "image", "audio", "multimodal")]

@@ -95,7 +95,7 @@ ONE_MISTAKE = [
     (changed("index.0.kind", "x"), "index[0].kind: unknown key."),
     (changed("gates.max_reject", 1), "gates.max_reject: unknown key. Did you mean 'max_reject_rate'?"),
     (changed("publish.tags", "x"), "publish.tags: unknown key. Did you mean 'tag'?"),
-    (changed("shard.rows", 1), "shard.rows: unknown key. Did you mean 'max_objects'?"),
+    (changed("shard.max_object", 1), "shard.max_object: unknown key. Did you mean 'max_objects'?"),
     # missing
     *((without(key), f"{key}: is missing") for key in ("name", "modality", "table")),
     (without("source.kind"), "source.kind: is missing"),
