@@ -163,7 +163,7 @@ def test_examples_are_valid(path: Path, schema: Draft202012Validator):
 
 def test_the_readme_shows_the_example():
     shown = next(block.values[0] for block in blocks("yaml", "# job") if block.id.startswith("README.md"))
-    assert parse_yaml(shown) == load_job(ROOT / "examples" / "products.yaml")
+    assert parse_yaml(shown) == load_job(ROOT / "examples" / "docs.yaml")
 
 
 @pytest.fixture(scope="session")
