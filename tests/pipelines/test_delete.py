@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import numpy as np
 import pytest
 from job_maker import check_accounting, make_job, rows_of, run, write_jsonl, write_texts
 from run_maker import cut_short, held, lake_of, open_lance, work_folder
@@ -23,14 +24,16 @@ MARK = b"Q7xZ99vK"
 pytestmark = pytest.mark.usefixtures("here")
 
 
+def files_with(folder: Path, mark: bytes) -> set[str]:
+    """Files of the lake that hold these bytes. Each test asserts first that it finds some, for a file may be compressed."""
+    found = (path for path in (folder / "lake").rglob("*") if path.is_file() and mark in path.read_bytes())
+    return {str(path.relative_to(folder / "lake")) for path in found}
+
+
 def files_with_the_secret(folder: Path) -> set[str]:
-    """Files below the lake whose name or bytes hold it; fewer than there are if a file is compressed, so see `test_scan`."""
-    found = (path for path in (folder / "lake").rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder / "lake"))
-        for path in found
-        if MARK in path.read_bytes() or MARK.decode() in str(path)
-    }
+    """Files of the lake that hold the secret, in their bytes or in their names."""
+    names = {str(path.relative_to(folder / "lake")) for path in (folder / "lake").rglob("*")}
+    return files_with(folder, MARK) | {name for name in names if MARK.decode() in name}
 
 
 def make_texts(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -93,17 +96,23 @@ def test_rows_of_a_table_file(tmp_path: Path):
 
 def test_an_index_that_holds_the_object_is_written_again(tmp_path: Path):
     """Also where the object was all that its fragment held, which Lance then drops without a look at the index."""
-    job = make_job(tmp_path, write_texts(tmp_path / "in", {f"{n}.txt": f"text {n} of boats" for n in range(300)}))
+    texts = {f"{n}.txt": f"text {n} of boats" for n in range(300)}
+    texts["7.txt"] = "a zebra plays chess with purple violins"  # like no other, and so its vector
+    job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
     run(job)
     write_texts(tmp_path / "in", {NAME: SECRET})
     run(job)
     dataset = open_lance(job)
-    dataset.create_index("h", "IVF_FLAT", num_partitions=2, metric="cosine", name="h_idx")
+    dataset.create_index("h", "IVF_FLAT", num_partitions=2, metric="l2", name="h_idx")  # holds the vectors as they are
     dataset.create_scalar_index("object_id", "BTREE")
     names = segments(job)
     lake_dataset = open_lance(job)
     lake_dataset.tags.update("prod", lake_dataset.version)
-    report = delete_objects(lake_of(job), "t", [NAME])
+    vectors = [np.asarray(rows_of(job)[name]["h"], np.float32).tobytes() for name in (NAME, "7.txt")]
+    for vector in vectors:
+        assert {name.split("/")[1] for name in files_with(tmp_path, vector)} == {"data", "_indices"}
+    report = delete_objects(lake_of(job), "t", [NAME, "7.txt"])  # one alone in its fragment, one among others
+    assert [files_with(tmp_path, vector) for vector in vectors] == [set(), set()]
     assert sorted(report["indexes_rebuilt"]) == ["h", "object_id"]
     assert segments(job).keys() == names.keys() == {"h_idx", "object_id_idx"}
     assert not set(segments(job).values()) & set(names.values())
