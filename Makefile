@@ -24,6 +24,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/text_throughput.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/nightly.py --cost $(or $(TABLES),/tmp/latentlake-nightly) --sizes 100000 1000000 10000000
 
 # The whole matrix of faults, of which `make test` holds a sample; it ends with a table of what was survived.
 faults: $(STAMP)

@@ -3,6 +3,8 @@
 Embeds a corpus with an index, then some objects more and some changed, night after night, each a run with its own commit.
 Prints search latency, scan time, fragments, index segments and versions after the first run, after the nights, and after
 `maintain`.
+
+With `--cost FOLDER`: what one night reads and takes on tables of 10^5 and 10^6 rows (see `nightly_cost.py`).
 """
 
 from __future__ import annotations
@@ -72,7 +74,21 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=50)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--json", type=Path, help="write what was found to this file")
+    parser.add_argument(
+        "--cost", type=Path, metavar="FOLDER", help="measure what a night costs; tables are kept in FOLDER"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of the tables of --cost"
+    )
     asked = parser.parse_args()
+    if asked.cost:
+        from nightly_cost import measure_costs
+
+        costs = measure_costs(asked.cost, asked.sizes)
+        print(json.dumps(costs, indent=2))
+        if asked.json:
+            asked.json.write_text(json.dumps(costs), encoding="utf-8")
+        return
     found: dict[str, object] = {"nights": asked.nights}
     with tempfile.TemporaryDirectory(prefix="ll-nightly-") as name, running_ray(this_machine()):
         folder = Path(name)

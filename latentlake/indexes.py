@@ -1,9 +1,8 @@
-"""ANN indexes of vector columns: which one, building it, extending it, and what it costs in recall."""
+"""ANN indexes of vector columns: which one, extending it, what it covers, and how it is searched."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -45,17 +44,6 @@ class IndexInfo:
     rows_indexed: int
     rows_unindexed: int
     segments: int
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """How a vector column is searched from now on. `seconds` is the building alone."""
-
-    column: str
-    type: str  # "exact", or the index's
-    rows: int  # vectors in the column, nulls left out
-    recall: float | None  # @10 against exact search (see `measure_recall`); None for exact search
-    seconds: float
 
 
 def nearest(
@@ -105,109 +93,11 @@ def choose_index(rows: int, dimension: int, metric: str, type: IndexType) -> dic
     return {"index_type": "IVF_FLAT", "metric": metric}
 
 
-def build_index(dataset: Any, column: str, provenance_metric: str, type: IndexType = "auto") -> IndexReport:
-    """Bring the index of a vector column up to date; `dataset` (pylance) moves to the version that has it.
-
-    Builds one where there is none and `choose_index` wants one. One that is there is extended by the rows it lacks, and
-    rebuilt where it is of another type or metric than asked for, or lacks more rows than it has: its partitions were
-    trained on too little. "none" drops it. Where nothing has to be done, nothing is committed.
-    """
-    started = time.perf_counter()
-    field = vector_field(dataset, column)
-    rows = count_vectors(dataset, column)
-    choice = choose_index(rows, field.type.list_size, provenance_metric, type)
-    found = next((info for info in describe_indexes(dataset) if info.column == column and info.metric), None)
-    if found is not None and (type == "none" or not rows):
-        dataset.drop_index(found.name)
-    elif found is None or is_stale(found, provenance_metric, type):
-        if choice is not None:
-            dataset.create_index(
-                column, name=found.name if found else f"{column}_idx", replace=found is not None, **choice
-            )
-    elif tail_has_vectors(dataset, found):  # Lance may crash on a tail without any, so that one is left alone
-        merged = found.segments if found.segments >= MAX_SEGMENTS else None
-        options = {} if merged is None else {"num_indices_to_merge": merged}
-        dataset.optimize.optimize_indices(index_names=[found.name], **options)
-    seconds = time.perf_counter() - started
-    built = next((info.type for info in describe_indexes(dataset) if info.column == column and info.metric), None)
-    recall = measure_recall(dataset, column, provenance_metric) if built else None
-    return IndexReport(column, built or "exact", rows, recall, seconds)
-
-
 def merge_index(dataset: Any, found: IndexInfo) -> None:
     """Make the segments of an index one, which takes in the rows that it lacks; `dataset` moves to the version that has it."""
     lacks_rows = tail_has_vectors(dataset, found) if found.metric else found.rows_unindexed > 0
     if found.segments > 1 or lacks_rows:
         dataset.optimize.optimize_indices(index_names=[found.name], num_indices_to_merge=found.segments)
-
-
-def is_stale(found: IndexInfo, metric: str, type: IndexType) -> bool:
-    """Whether an index has to be rebuilt instead of extended."""
-    return found.metric != metric or type not in ("auto", found.type) or found.rows_unindexed > found.rows_indexed
-
-
-def measure_recall(dataset: Any, column: str, metric: str, k: int = 10, queries: int = 100, seed: int = 0) -> float:
-    """Recall@k of search as we do it against exact search, from 0 to 1; 1.0 for a column without vectors.
-
-    The queries are rows sampled from the table, each left out of its own hits; a row as near as the k-th of the exact
-    search counts as a hit. Rows of the table flatter the index: real queries lie further from the data and miss more.
-    """
-    ids, vectors = sample_vectors(dataset, column, queries, seed)
-    if metric == "cosine":
-        kept = np.linalg.norm(vectors, axis=1) > 0
-        ids, vectors = ids[kept], vectors[kept]
-    if not len(ids):
-        return 1.0
-    hits = expected = 0
-    pairs = zip(
-        ids,
-        find_neighbours(dataset, nearest(column, vectors, k + 1, metric, exact=True)),
-        find_neighbours(dataset, nearest(column, vectors, k + 1, metric)),
-        strict=True,
-    )
-    for own, (exact_ids, exact_distances), (found_ids, found_distances) in pairs:
-        wanted = exact_distances[exact_ids != own][:k]
-        if not len(wanted):
-            continue
-        found = found_distances[found_ids != own][:k]
-        tolerance = 1e-5 * max(1.0, abs(float(wanted[-1])))  # of rounding: the two searches add up in another order
-        hits += min(len(wanted), int((found <= wanted[-1] + tolerance).sum()))
-        expected += len(wanted)
-    return hits / expected if expected else 1.0
-
-
-def sample_vectors(dataset: Any, column: str, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row ids, uint64 (n,), and vectors, float32 (n, dim) or bits uint8 (n, dim / 8), of at most `rows` rows at random that have one."""
-    field = vector_field(dataset, column)
-    ids = np.random.default_rng(seed).permutation(read_row_ids(dataset))[: 4 * rows]
-    found = read_vectors(dataset, column, ids)
-    if found.num_rows < rows:  # few vectors among many rows: only reading the whole column tells which
-        ids = np.random.default_rng(seed).permutation(read_row_ids(dataset, has_vector(column)))
-        found = read_vectors(dataset, column, ids[:rows])
-    chosen = np.sort(np.random.default_rng(seed).permutation(found.num_rows)[:rows])
-    found = found.take(chosen)
-    kind = np.uint8 if field.type.value_type == pa.uint8() else np.float32
-    vectors = [np.asarray(chunk.flatten()).astype(kind) for chunk in found[column].chunks]
-    return found["_rowid"].to_numpy(), np.concatenate([np.zeros(0, kind), *vectors]).reshape(-1, field.type.list_size)
-
-
-def read_row_ids(dataset: Any, where: str | None = None) -> np.ndarray:
-    """Lance's row ids of all rows, or of those that the filter keeps, uint64 (n,)."""
-    return dataset.scanner(columns=[], filter=where, with_row_id=True).to_table()["_rowid"].to_numpy()
-
-
-def read_vectors(dataset: Any, column: str, ids: np.ndarray) -> pa.Table:
-    """`column` and `_rowid` of those of the rows `ids` that have a vector."""
-    where = f"_rowid IN ({', '.join(str(row) for row in ids) or 'NULL'}) AND {has_vector(column)}"
-    return dataset.scanner(columns=[column], filter=where, with_row_id=True).to_table()
-
-
-def find_neighbours(dataset: Any, query: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each vector of `query`, the ids (uint64) and distances (float32) of the rows nearest to it, nearest first."""
-    found = dataset.scanner(columns=["_distance"], nearest=query, with_row_id=True).to_table()
-    index, ids, distances = (found[name].to_numpy() for name in ("query_index", "_rowid", "_distance"))
-    places = [np.flatnonzero(index == number) for number in range(len(query["q"]))]
-    return [(ids[place], distances[place]) for place in places]
 
 
 def describe_indexes(dataset: Any) -> list[IndexInfo]:
@@ -234,6 +124,25 @@ def find_tail(dataset: Any, description: Any) -> list[Any]:
     """The fragments that an index does not cover."""
     covered = {fragment for segment in description.segments for fragment in segment.fragment_ids}
     return [fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in covered]
+
+
+def extend_index(dataset: Any, found: IndexInfo) -> None:
+    """Take the rows that an index lacks into it, as one more segment; `dataset` moves to the version that has it.
+
+    From `MAX_SEGMENTS` on they are made one. Nothing is done where the rows have no vectors: Lance may crash on such a tail.
+    """
+    if tail_has_vectors(dataset, found):
+        merged = found.segments if found.segments >= MAX_SEGMENTS else None
+        options = {} if merged is None else {"num_indices_to_merge": merged}
+        dataset.optimize.optimize_indices(index_names=[found.name], **options)
+
+
+def index_segments(dataset: Any, column: str) -> set[str]:
+    """Ids of the segments of the index of a vector column; empty where there is none."""
+    found = [
+        d for d in dataset.describe_indices() if d.field_names == [column] and (d.details or {}).get("metric_type")
+    ]
+    return {str(segment.uuid) for description in found for segment in description.segments}
 
 
 def tail_has_vectors(dataset: Any, found: IndexInfo) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clusters import ClusterProfile
-from latentlake.indexes import build_index
+from latentlake.building import build_index
 from latentlake.keys import update_key_indexes
 from latentlake.provenance import columns_of
 from operators.batch import describe
@@ -23,6 +23,7 @@ from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
 from pipelines.publish.accounting import count_run
 from pipelines.publish.gates import Gate, check_gates, gates_at_plan, gates_before_commit, gates_before_tag, to_json
+from pipelines.publish.indexes import known_indexes
 from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.tags import move_tag, settle_tags
@@ -232,9 +233,10 @@ class Run:
         table = open_dataset(spec.table.lake, spec.table.name)
         assert table is not None
         stored = columns_of(table.schema)
+        known = known_indexes(spec.table.lake, spec.table.name, self.plan.base_version)
         for column in spec.columns:
             self.lease.check()
-            built = build_index(table, column, stored[column].metric, spec.index_type(column))
+            built = build_index(table, column, stored[column].metric, spec.index_type(column), known.get(column))
             self.report["indexes"].append(asdict(built))
             self.head = int(table.version)
         self.lease.check()
@@ -242,7 +244,8 @@ class Run:
         self.head = int(table.version)
         self.seconds["index"] = time.time() - began
         recalls = {built["column"]: built["recall"] for built in self.report["indexes"]}
-        gates = gates_before_tag(spec.gates.min_recall, recalls, int(table.version))
+        measured_at = {built["column"]: built["measured_at"] for built in self.report["indexes"]}
+        gates = gates_before_tag(spec.gates.min_recall, recalls, int(table.version), measured_at)
         self.gates += gates
         check_gates(gates, f"Version {self.head} is not published.")
 

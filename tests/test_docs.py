@@ -26,7 +26,8 @@ from pydantic import BaseModel
 
 import latentlake
 from clusters import ClusterProfile
-from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS, IndexReport
+from latentlake.building import IndexReport
+from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS
 from latentlake.provenance import Provenance
 from latentlake.table import REJECTS_SCHEMA
 from operators import decode, embedders, errors, preprocess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from pipelines.cli.options import (
     parse_options,
 )
 from pipelines.cli.printing import print_facts, print_hits, print_rows
+
+if TYPE_CHECKING:
+    from latentlake.building import IndexReport
 
 
 @app.command()
@@ -85,14 +88,18 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a table: schema, where its vectors come from, counts, indexes, tags."""
+    from latentlake.storage import open_storage
+    from pipelines.publish.indexes import known_indexes
+
     found = open_table(uri, table, tag, version, options)
+    known = known_indexes(open_storage(uri, parse_options(options)), found.name, found.version)
     described = {
         "table": found.name,
         "version": found.version,
         "tags": found.tags(),
         "rows": found.count(),
         "schema": {field.name: str(field.type) for field in found.schema},
-        "columns": {column: describe_column(found, column) for column in found.vector_columns}
+        "columns": {column: describe_column(found, column, known.get(column)) for column in found.vector_columns}
         | {column: {"unreadable": why} for column, why in found.unreadable.items()},
         "indexes": [vars(index) for index in found.indexes()],
         "rejects": found.rejects().num_rows,
@@ -153,15 +160,15 @@ def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson 
     print_rows(found, as_json)
 
 
-def describe_column(table: Any, column: str) -> dict[str, Any]:
-    """What `show` says about a vector column."""
+def describe_column(table: Any, column: str, known: IndexReport | None) -> dict[str, Any]:
+    """What `show` says about a vector column. Vectors are those that a run has counted; null where none has."""
     provenance = table.provenance(column)
     identity = dict(provenance.identity)
     return {
         "fingerprint": provenance.fingerprint,
         "dimension": provenance.dimension,
         "metric": provenance.metric,
-        "vectors": table.count(f"{column} IS NOT NULL"),
+        "vectors": None if known is None else known.rows,
         "run_id": provenance.run_id,
         **{name: identity[name] for name in ("family", "model", "revision", "dtype", "preprocess") if name in identity},
     }

@@ -13,8 +13,9 @@ from lance import LanceDataset
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
-from latentlake.indexes import describe_indexes, measure_recall
+from latentlake.indexes import describe_indexes
 from latentlake.provenance import columns_of
+from latentlake.recall import measure_recall
 from latentlake.storage import Storage
 from operators.errors import GateRefused
 from pipelines.flow.counts import Counts
@@ -159,10 +160,15 @@ def without_known(plan: Plan, column: str, rejected: int, objects: int, tally: T
 # before the tag
 
 
-def gates_before_tag(min_recall: float | None, recalls: Mapping[str, float | None], version: int) -> list[Gate]:
+def gates_before_tag(
+    min_recall: float | None,
+    recalls: Mapping[str, float | None],
+    version: int,
+    measured_at: Mapping[str, int | None] | None = None,
+) -> list[Gate]:
     """`min_recall` of each index, by vector column; none where the job asks for nothing, or a column is searched exactly.
 
-    `version` is the table's version that the recalls were measured at.
+    `version` is the table's version that the recalls were measured at, unless `measured_at` names an earlier one.
     """
     if min_recall is None:
         return []
@@ -178,7 +184,7 @@ def gates_before_tag(min_recall: float | None, recalls: Mapping[str, float | Non
             asks=f"; gates.min_recall asks for {min_recall:.3f}.",
             remedy="Choose another index type, or lower the gate; the next run gates this version again.",
             column=column,
-            measured_at=version,
+            measured_at=(measured_at or {}).get(column) or version,
         )
         for column, recall in recalls.items()
         if recall is not None

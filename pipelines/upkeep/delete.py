@@ -24,9 +24,10 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
-from latentlake.indexes import choose_index, describe_indexes, measure_recall
+from latentlake.indexes import choose_index, describe_indexes
 from latentlake.keys import index_config
 from latentlake.provenance import columns_of
+from latentlake.recall import measure_recall
 from latentlake.storage import Storage
 from operators.errors import AccountingError, NotFound, SpecError
 from pipelines.planning.listing import part_names, read_parquet

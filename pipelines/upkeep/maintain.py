@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -22,6 +23,7 @@ from pipelines.flow.columns import read_merged
 from pipelines.planning.plan import new_run_id
 from pipelines.publish.commit import find_commit, named_files
 from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, stored_min_recall, to_json
+from pipelines.publish.indexes import indexes_after
 from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.publish.tally import readable_records
 from pipelines.resume import cut_short, discard
@@ -79,6 +81,8 @@ def maintain_table(
         report["tags_moved"] = (
             move_tags(lease, after, before.version) if held and after.version != before.version else []
         )
+        known = indexes_after(lake, table, before, after)
+        report["indexes"] = [asdict(index) for index in known.values()]
         if after.version != before.version:
             note_maintenance(lake, table, before.version, after, report, began)
         report["versions_removed"] = retire_versions(after, keep, resumable)

@@ -11,8 +11,10 @@ import pytest
 from lake_maker import LakeMaker
 
 import latentlake
-from latentlake import indexes
-from latentlake.indexes import ANN_MIN_ROWS, build_index, choose_index, measure_recall
+from latentlake import indexes, recall
+from latentlake.building import build_index
+from latentlake.indexes import ANN_MIN_ROWS, choose_index
+from latentlake.recall import measure_recall
 from operators.chain import Chain
 from operators.embedders.hashing import Config
 from operators.errors import NotFound, SpecError, UnknownName
@@ -203,11 +205,11 @@ def test_ties_count_as_hits(maker: LakeMaker):
 def test_recall_where_few_rows_have_a_vector(maker: LakeMaker):
     dataset = write_vectors(maker, make_vectors(5000), no_vector=range(600, 5000))
     dataset.delete("number < 200")
-    ids, vectors = indexes.sample_vectors(dataset, "words", 300, seed=1)
+    ids, vectors = recall.sample_vectors(dataset, "words", 300, seed=1)
     assert len(set(ids.tolist())) == 300
     wanted = {tuple(vector) for vector in make_vectors(5000)[200:600].tolist()}
     assert {tuple(vector) for vector in vectors.tolist()} <= wanted
-    assert np.array_equal(vectors, indexes.sample_vectors(dataset, "words", 300, seed=1)[1])
+    assert np.array_equal(vectors, recall.sample_vectors(dataset, "words", 300, seed=1)[1])
     report = build_index(dataset, "words", "cosine", "ivf_flat")
     assert (report.type, report.rows) == ("ivf_flat", 400)
     assert report.recall is not None and report.recall > 0.9

@@ -280,6 +280,7 @@ def test_tables_show_versions_search_and_rejects(tmp_path: Path) -> None:
         64,
         1,
     )
+    assert shown["columns"]["h"]["vectors"] == 12
     (made,) = json.loads(latentlake_here("versions", lake, "t", "--json", cwd=tmp_path).stdout)
     assert (made["version"], made["rows"], made["tags"]) == (1, 12, "prod")
     found = json.loads(latentlake_here("search", lake, "t", TEXTS["3.txt"], "-k", "3", "--json", cwd=tmp_path).stdout)
