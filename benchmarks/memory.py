@@ -56,7 +56,18 @@ def peak_of_run(folder: Path, texts: int, family: str, model: str) -> tuple[floa
     job.write_text(json.dumps(described), encoding="utf-8")
     profile = folder / "cluster.yaml"
     profile.write_text("object_store_mb: 512\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "run", str(job), "--json", "--cluster", str(profile)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "run",
+        str(job),
+        "--runner",
+        "ray",
+        "--json",
+        "--cluster",
+        str(profile),
+    ]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     peak = 0.0
     while run.poll() is None:

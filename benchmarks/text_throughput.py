@@ -102,7 +102,7 @@ def latentlake(corpus: Path, model: str) -> float:
         }
         path = Path(folder) / "job.yaml"
         path.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "pipelines", "run", str(path), "--json"]
+        command = [sys.executable, "-m", "pipelines", "run", str(path), "--runner", "ray", "--json"]
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
         report = json.loads(done.stdout.splitlines()[-1])
         assert report["counts"]["embedded"] + report["counts"]["reused"] == report["counts"]["listed"], report["counts"]

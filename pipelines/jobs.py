@@ -14,6 +14,7 @@ from pipelines import run
 from pipelines.job.jobfile import load_job, load_section, parse_job
 from pipelines.job.overrides import apply_overrides
 from pipelines.job.spec import JobSpec
+from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
 from pipelines.publish.gates import gates_at_plan, to_json
 from pipelines.run import Progress, Report
@@ -34,14 +35,16 @@ def validate_job(job: Job, overrides: Sequence[str] = ()) -> JobSpec:
     return load_job(job, overrides)
 
 
-def plan_job(job: Job, overrides: Sequence[str] = (), cluster: Cluster = None) -> dict[str, Any]:
+def plan_job(
+    job: Job, overrides: Sequence[str] = (), cluster: Cluster = None, *, runner: RunnerName = "auto"
+) -> dict[str, Any]:
     """What a run of the job would do: what it would read, what is unchanged, its stages and pools. Writes nothing.
 
     `cluster` is a cluster profile, or the path of its file. Raises `SpecError`, `SourceError`, `ClusterError`.
     """
     spec, profile = validate_job(job, overrides), profile_of(cluster)
     with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
-        plan = make_plan(resolve_models(spec), profile, open_storage(folder))
+        plan = make_plan(resolve_models(spec), profile, open_storage(folder), runner=check_runner(runner))
         return {**describe_plan(plan), "gates": to_json(gates_at_plan(plan)), "warnings": warnings_of(spec)}
 
 
@@ -53,16 +56,19 @@ def run_job(
     *,
     fresh: bool = False,
     wait: bool = False,
+    runner: RunnerName = "auto",
 ) -> Report:
     """Run a job and return its report (see docs/report.md). An interrupted run of the same job is resumed.
 
     `progress` is called with the number of objects done and of objects to do, each time a shard is finished. `fresh`
-    discards an interrupted run; `wait` waits for another writer of the table. It can be called many times in one process.
+    discards an interrupted run; `wait` waits for another writer of the table; `runner` "auto" runs little work in one process
+    without Ray, and "ray" or "inline" decides. It can be called many times in one process.
 
     Raises what `pipelines.run.run_job` raises: `SpecError`, `SourceError`, `GateRefused`, `WriterConflict` and others, all of
     them `LatentLakeError`. If a run was under way, the error's `report` is its report.
     """
-    return run.run_job(validate_job(job, overrides), profile_of(cluster), progress, fresh=fresh, wait=wait)
+    spec, profile = validate_job(job, overrides), profile_of(cluster)
+    return run.run_job(spec, profile, progress, fresh=fresh, wait=wait, runner=runner)
 
 
 def profile_of(cluster: Cluster) -> ClusterProfile:

@@ -11,6 +11,7 @@ from clusters import ClusterProfile
 from latentlake.storage import Storage
 from pipelines.flow.columns import MERGED_FOLDER, PATCHES_FOLDER
 from pipelines.job.spec import JobSpec
+from pipelines.planning.choice import RunnerName
 from pipelines.planning.plan import Plan, make_plan, resume_key, resume_plan
 from pipelines.planning.work import GONE, LEFT, WORK
 from pipelines.state.journal import ATTEMPTS_FOLDER
@@ -29,7 +30,13 @@ from pipelines.state.manifest import (
 log = logging.getLogger(__name__)
 
 
-def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry: Retry | None = None) -> Plan:
+def plan_run(
+    spec: JobSpec,
+    profile: ClusterProfile,
+    fresh: bool = False,
+    retry: Retry | None = None,
+    runner: RunnerName = "auto",
+) -> Plan:
     """The plan of an interrupted run of this job, or else a new one. The table must be held.
 
     Runs that cannot be resumed, because the table has changed since, are discarded.
@@ -46,9 +53,9 @@ def plan_run(spec: JobSpec, profile: ClusterProfile, fresh: bool = False, retry:
             continue  # another job's
         if obstacle is None and not fresh:
             log.warning("resuming run %s", manifest.run_id)
-            return resume_plan(spec, profile, manifest)
+            return resume_plan(spec, profile, manifest, runner)
         discard(lake, manifest, obstacle or "a new one was asked for")
-    return make_plan(spec, profile, retry=retry)
+    return make_plan(spec, profile, retry=retry, runner=runner)
 
 
 def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, str | None]]:

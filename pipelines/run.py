@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +18,11 @@ from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
 from pipelines.flow.columns import forget_unreadable
 from pipelines.flow.counts import Counts
+from pipelines.flow.runners.base import Lives, Runner
+from pipelines.flow.runners.start import runner_ahead
 from pipelines.flow.shard import record_name
 from pipelines.job.spec import JobSpec
+from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
 from pipelines.publish.accounting import count_run
@@ -28,7 +32,7 @@ from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.publish.tally import Tally, read_records, readable_records
-from pipelines.ray_connection import reached, running_ray
+from pipelines.ray_connection import reached
 from pipelines.resume import clear_folder, plan_run
 from pipelines.state.journal import forgive
 from pipelines.state.lease import Lease, hold_table
@@ -45,7 +49,6 @@ from pipelines.state.manifest import (
 log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
-Lives = dict[str, tuple[float, float | None]]  # begin and end of actors, by name
 Progress = Callable[[int, int], None]  # objects done, objects to do
 
 
@@ -57,24 +60,32 @@ def run_job(
     fresh: bool = False,
     wait: bool = False,
     retry: Retry | None = None,
+    runner: RunnerName | Runner = "auto",
 ) -> Report:
     """Run a job and return its report (see `docs/report.md`).
 
     An interrupted run of the same job is resumed, unless `fresh` discards it. If another writer holds the
-    table, `wait` for it. With `retry`, only what an earlier run rejected is done again.
+    table, `wait` for it. With `retry`, only what an earlier run rejected is done again. `runner` "auto" is Ray, or for little
+    work one process without it (see `docs/clusters.md`).
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
+    asked = check_runner(runner if isinstance(runner, str) else "inline")
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
     profile = profile or ClusterProfile()
-    with PeakMemory() as memory, hold_table(folder, f"job '{spec.name}'", wait) as lease, reached(profile):
+    with (
+        PeakMemory() as memory,
+        hold_table(folder, f"job '{spec.name}'", wait) as lease,
+        nullcontext() if asked == "inline" else reached(profile),
+        runner_ahead(runner, spec, profile) as runner_of,
+    ):
         settle_tags_of(spec, lease)
-        plan = plan_run(spec, profile, fresh, retry)
-        run = Run(plan, lease, began, progress or (lambda done, total: None))
+        plan = plan_run(spec, profile, fresh, retry, asked)
+        run = Run(plan, runner_of(plan), lease, began, progress or (lambda done, total: None))
         try:
             run.execute()
             settle_tags_of(spec, lease)
@@ -104,8 +115,9 @@ def settle_tags_of(spec: JobSpec, lease: Lease) -> None:
 class Run:
     """A run under way: what it has found so far."""
 
-    def __init__(self, plan: Plan, lease: Lease, began: float, progress: Progress) -> None:
+    def __init__(self, plan: Plan, runner: Runner, lease: Lease, began: float, progress: Progress) -> None:
         self.plan = plan
+        self.runner = runner
         self.lease = lease
         self.began = began
         self.progress = progress
@@ -163,21 +175,16 @@ class Run:
         todo = [shard for shard in range(len(plan.shards)) if shard not in finished]
         if not todo and not plan.patched:
             return self._count(tally), {}
-        with running_ray(plan.profile):
-            from pipelines.flow.graph import (  # import Ray, which must find its authentication set
-                embed_shards,
-                merge_columns,
-            )
-
+        with self.runner as runner:
             done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
             self.progress(done, total)
-            for shard in embed_shards(plan, version, todo, self.lease.token) if todo else ():
+            for shard in runner.embed_shards(plan, version, todo, self.lease.token) if todo else ():
                 done += shard["listed"]
                 self.progress(done, total)
             totals = self._count(tally)
             if tally.patches and version is not None:
-                merge_columns(plan, version, tally.patches)
-            return totals, {column: actor_lives(tally.actors[column]) for column in plan.spec.columns}
+                runner.merge_columns(plan, version, tally.patches)
+            return totals, {column: runner.lives(tally.actors[column]) for column in plan.spec.columns}
 
     def _take_over(self) -> set[int]:
         """Shards that have left a record, and whose files are still there."""
@@ -316,15 +323,3 @@ def state_of(failure: BaseException) -> str:
     if isinstance(failure, GateRefused):
         return "refused"
     return "interrupted" if isinstance(failure, KeyboardInterrupt | SystemExit) else "failed"
-
-
-def actor_lives(names: Collection[str]) -> Lives:
-    """Begin and end (seconds since the epoch) of each actor of these names, as Ray knows them."""
-    from ray._private import state
-
-    known = state.actors()
-    lives = {}
-    for name in set(names) & known.keys():
-        began, ended = int(known[name].get("StartTime") or 0), int(known[name].get("EndTime") or 0)
-        lives[name] = (began / 1000, ended / 1000 if ended else None)
-    return lives

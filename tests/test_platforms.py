@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +15,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
 
-from job_maker import make_job, open_table, write_texts
-from run_maker import embed_here, merge_here
+from job_maker import make_job, open_table, run_job, write_texts
+from run_maker import Here
 
 from latentlake import storage
 from latentlake.storage import open_storage
 from pipelines.job.jobfile import parse_job
 from pipelines.publish.memory import held_by, total_memory_mb
-from pipelines.run import run_job
 from pipelines.sources.files import open_regular
 
 
@@ -98,17 +96,13 @@ def test_memory_is_told_without_proportional_sizes(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("without_links")
 def test_a_small_job_and_the_sdk_work_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed_here)
-    monkeypatch.setattr("pipelines.flow.graph.merge_columns", merge_here)
-    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
-    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
     monkeypatch.delattr(os, "O_NONBLOCK")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(psutil.Process, "memory_full_info", without_pss)
     source = write_texts(tmp_path / "in", {f"{n}.txt": f"text {n}" for n in range(9)})
     job = make_job(tmp_path, source)
-    assert run_job(parse_job(job))["state"] == "published"
-    assert run_job(parse_job(job))["state"] == "unchanged"
+    assert run_job(parse_job(job), runner=Here())["state"] == "published"
+    assert run_job(parse_job(job), runner=Here())["state"] == "unchanged"
     assert len(open_table(job).search("text 3", k=3)) == 3
 
 

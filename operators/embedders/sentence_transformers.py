@@ -25,6 +25,7 @@ from operators.embedders._onnx import (
     versions,
     write_json,
 )
+from operators.embedders._sentence_modules import load_usual, usual_modules
 from operators.embedders._tokens import TokensConfig, narrowed, window_of
 from operators.embedders._torch import DTYPES, TorchEmbedder
 from operators.embedders._transformers import read_json, tensors_alone, width_of
@@ -111,18 +112,30 @@ class Config(TokensConfig):
 
         Raises `ModelNotFound` where there are no weights, or none that load without running code.
         """
-        try:
-            import torch
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
-        except ImportError as failure:
-            raise self.missing_extra() from failure
-        logging.disable_progress_bar()
         folder, commit = self.find_weights(self.graphs)
         if self.backend != "torch":
             self.resolve()  # what is made of the files is kept under the revision that they are to have
+        try:
+            model = self._load_model(folder, commit)
+        except ImportError as failure:
+            raise self.missing_extra() from failure
+        self.check_tokenizer(model.tokenizer)
+        if self.backend == "torch":
+            return SentenceTransformerEmbedder(model, self, device, threads)
+        return self._with_graph(model, folder, device, threads)
+
+    def _load_model(self, folder: Path, commit: str | None) -> Any:
+        """The model on the CPU: as its usual modules, or as the library loads it."""
+        usual = usual_modules(folder) if self.backend == "torch" and self.compute_dtype == "fp32" else None
+        if usual is not None and not self.trust_remote_code:
+            return load_usual(folder, usual, self)
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         with tensors_alone(self.model):
-            model = SentenceTransformer(
+            return SentenceTransformer(
                 str(folder),
                 device="cpu",
                 revision=None if commit is None else self.revision,
@@ -131,10 +144,6 @@ class Config(TokensConfig):
                 # `weights_only`, or the model's own files could switch it off; `dtype`, or they would choose it
                 model_kwargs={"weights_only": True, "dtype": getattr(torch, DTYPES[self.compute_dtype])},
             )
-        self.check_tokenizer(model.tokenizer)
-        if self.backend == "torch":
-            return SentenceTransformerEmbedder(model, self, device, threads)
-        return self._with_graph(model, folder, device, threads)
 
     def _with_graph(self, model: Any, folder: Path, device: str, threads: int | None) -> SentenceTransformerEmbedder:
         """The model with its transformer run by the backend. For int8 its loss is measured once, and kept by the graph."""

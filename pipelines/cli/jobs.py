@@ -17,6 +17,7 @@ from pipelines.cli.options import (
     LakeUri,
     Options,
     Overrides,
+    RunnerOption,
     TableName,
     Wait,
     app,
@@ -39,11 +40,17 @@ def validate(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006 (ty
 
 
 @app.command()
-def plan(job: JobFile, overrides: Overrides = [], cluster: ClusterFile = None, as_json: AsJson = False) -> None:  # noqa: B006
+def plan(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster: ClusterFile = None,
+    runner: RunnerOption = "auto",
+    as_json: AsJson = False,
+) -> None:
     """Show what a run would read, what is unchanged, its stages and pools. Writes nothing."""
     from pipelines.jobs import plan_job
 
-    described = plan_job(job, overrides, cluster)
+    described = plan_job(job, overrides, cluster, runner=runner)
     if as_json:
         print(json.dumps(described))
     else:
@@ -57,12 +64,13 @@ def run(
     cluster: ClusterFile = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an interrupted run instead of resuming it.")] = False,
     wait: Wait = False,
+    runner: RunnerOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or resume an interrupted run of it. With --json the last line is one JSON object, the report."""
     from pipelines.job.jobfile import load_job
 
-    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait)
+    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait, runner=runner)
 
 
 @app.command()
@@ -75,6 +83,7 @@ def retry(
     ] = None,
     cluster: ClusterFile = None,
     wait: Wait = False,
+    runner: RunnerOption = "auto",
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +97,7 @@ def retry(
     check_table_name(table)
     lake = open_storage(uri, parse_options(options))
     spec = stored_job(lake, table) if job is None else at_lake(load_job(job), lake, table)
-    run_and_print(spec, cluster, as_json, wait=wait, retry=Retry(stage))
+    run_and_print(spec, cluster, as_json, wait=wait, retry=Retry(stage), runner=runner)
 
 
 def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -68,6 +68,12 @@ Options = Annotated[
 
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait if another writer holds the table.")]
+
+
+RunnerOption = Annotated[
+    Literal["auto", "ray", "inline"],
+    typer.Option("--runner", help="Run on Ray, or in one process without Ray; auto chooses by the amount of work."),
+]
 
 
 def open_lake(uri: str, options: list[str], **trust: Any) -> Any:

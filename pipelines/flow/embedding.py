@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from latentlake.stored import to_stored
 from operators.batch import Batch, describe
@@ -25,7 +26,6 @@ from operators.pulse import beat
 from pipelines.flow.patience import patient
 from pipelines.flow.reading import ReadShard, reject, set_column
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
-from pipelines.flow.stall import at_work
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import EmbedSpec, LimitSpec
 from pipelines.planning.pools import Pool
@@ -36,8 +36,28 @@ log = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|can't allocate memory|bad_alloc", re.IGNORECASE)
 NORM_TOLERANCE = 1e-2  # of a normalised vector's length; float16 keeps three digits
+LIMIT_S = 3600.0  # a task that has come no further for so long is not at work
 SAMPLE_ROWS = 96  # of each shard that the sample is drawn from
 CALIBRATION_S = 3.0  # how long an actor times its model on the sample
+
+
+class Host:
+    """What an actor runs in, as far as the actor has to know it: here a process of its own, which nobody watches."""
+
+    def actor(self) -> str:
+        """Name of the actor, which it keeps when it is started again."""
+        return f"process-{os.getpid()}"
+
+    def load(self, task: EmbedTask) -> Embedder:
+        """The model, loaded as the pool says."""
+        config, pool = task.embed.config, task.pool
+        return patient(
+            lambda: load_embedder(config, pool.device, pool.threads, task.limiter), task.limits.unavailable_timeout_s
+        )
+
+    def at_work(self, limit_s: float = LIMIT_S) -> AbstractContextManager[Callable[[], None]]:
+        """While entered, the actor is at work, unless `limit_s` pass without a call of what is yielded: "got further"."""
+        return nullcontext(lambda: None)
 
 
 @dataclass(frozen=True)
@@ -48,8 +68,8 @@ class EmbedTask:
     pool: Pool
     drop: tuple[str, ...]  # prepared keys that no later model needs
     reader: ReadShard  # with which an actor draws its sample, so that no data travels with the task
-    sampled: tuple[int, ...]  # shards to draw from
-    pulse: Any = None  # where actors at work say so; see `stall`
+    sampled: tuple[int, ...]  # shards to draw from; none: the model is not timed before it works
+    host: Host = Host()  # noqa: RUF009 (without state)
     start_s: float = 900  # how long a model may take to load
     limits: LimitSpec = field(default_factory=LimitSpec)
     limiter: Limiter | None = None  # of the service that the model asks
@@ -61,19 +81,16 @@ class EmbedShard:
     def __init__(self, task: EmbedTask) -> None:
         self.task = task
         self.budget = task.embed.batch_cost or task.embed.config.batch_cost(task.pool.device)
-        with at_work(task.pulse, task.start_s):
+        with task.host.at_work(task.start_s):
             self._load(task)
 
     def _load(self, task: EmbedTask) -> None:
-        began, config = time.time(), task.embed.config
-        self.embedder: Embedder = patient(
-            lambda: load_embedder(config, task.pool.device, task.pool.threads, task.limiter),
-            task.limits.unavailable_timeout_s,
-        )
+        began = time.time()
+        self.embedder: Embedder = task.host.load(task)
         self.load_s = time.time() - began
-        self.actor = ray.get_runtime_context().get_actor_id()
-        if not config.calibrates:
-            self.bare_rate = None
+        self.actor = task.host.actor()
+        self.bare_rate: float | None = None
+        if not task.sampled or not task.embed.config.calibrates:
             return
         # An actor that died as it began is begun again under its name; what killed it may be a row of the sample.
         with (
@@ -84,7 +101,7 @@ class EmbedShard:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
-        with at_work(self.task.pulse) as further:
+        with self.task.host.at_work() as further:
             return self._embed(block, further)
 
     def _embed(self, block: pa.Table, further: Callable[[], None]) -> pa.Table:
@@ -126,6 +143,10 @@ class EmbedShard:
             actor=self.actor,
             bare_rate=self.bare_rate,
             budget=self.budget,
+            calibrates=self.task.embed.config.calibrates,
+            device=self.task.pool.device,
+            accelerator=accelerator_name(self.task.pool.device),
+            threads=self.task.pool.threads,
             measured=getattr(self.embedder, "measured", {}),
         )
         return pack(status, rows.drop_columns(unused))
@@ -232,6 +253,14 @@ def is_out_of_memory(failure: Exception) -> bool:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return True
+
+
+def accelerator_name(device: str) -> str | None:
+    """What a GPU calls itself; None on a CPU, and where a model does not use torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
 
 
 def invalid_vectors(vectors: np.ndarray, normalized: bool, known: set[int]) -> dict[int, str]:

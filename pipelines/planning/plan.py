@@ -20,15 +20,15 @@ from operators.errors import SourceError, SpecError
 from operators.model_files import unpinned_model
 from pipelines.job.spec import JobSpec
 from pipelines.planning.changes import Comparison, table_objects
+from pipelines.planning.choice import Choice, RunnerName, capacity_for, choose_runner, inline_pools
 from pipelines.planning.listing import known_files, read_listing, write_listing
 from pipelines.planning.pools import Pool, plan_pools
 from pipelines.planning.schema import check_columns, metadata_fields, parts_of, table_schema
 from pipelines.planning.work import GONE, LEFT, write_ids, write_work
-from pipelines.ray_connection import capacity_of
 from pipelines.sources._looks import bounded_looks
 from pipelines.state.forgotten import read_forgotten
 from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
-from pipelines.state.manifest import Changes, Manifest, Retry
+from pipelines.state.manifest import Changes, Manifest, Retry, finished_shards
 from pipelines.values.hashing import HASH_SCHEME
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class Plan:
     spec: JobSpec  # resolved
     profile: ClusterProfile
     capacity: Capacity  # what it was planned with
-    pools: tuple[Pool, ...]
+    pools: tuple[Pool, ...]  # as Ray is asked for them
+    runner: Choice
     base_version: int | None
     base_run: BaseRun | None
     restores: bool  # the base is older than the newest version, which readers were taken back from
@@ -172,14 +173,20 @@ def warnings_of(spec: JobSpec) -> list[str]:
     ]
 
 
-def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = None, retry: Retry | None = None) -> Plan:
+def make_plan(
+    spec: JobSpec,
+    profile: ClusterProfile,
+    place: Storage | None = None,
+    retry: Retry | None = None,
+    runner: RunnerName = "auto",
+) -> Plan:
     """List the source, compare with the table, and plan the run of a resolved job.
 
     Writes nothing but the listing and the work, below `place` (default: the run's own folder). With `retry` nothing is
     listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
     another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
     """
-    capacity = capacity_of(profile)
+    capacity = capacity_for(runner, profile)
     pools = tuple(plan_pools(spec.embed, capacity))
     run_id = new_run_id()
     lake, name = spec.table.lake, spec.table.name
@@ -233,6 +240,7 @@ def make_plan(spec: JobSpec, profile: ClusterProfile, place: Storage | None = No
         profile=profile,
         capacity=capacity,
         pools=pools,
+        runner=choose_runner(runner, profile, spec, pools, changes.work, changes.work_bytes),
         base_version=base_version,
         base_run=base_run,
         restores=base.restores,
@@ -257,15 +265,20 @@ def no_file_listed(spec: JobSpec, comparison: Comparison) -> SourceError:
     )
 
 
-def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest) -> Plan:
+def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest, runner: RunnerName = "auto") -> Plan:
     """The plan of a run that was cut short, as its manifest tells it; pools, gates and tag are the job's of now."""
-    capacity = capacity_of(profile)
+    capacity = capacity_for(runner, profile)
+    pools = tuple(plan_pools(spec.embed, capacity))
+    finished, changes = finished_shards(manifest.place(spec.table.lake)), manifest.changes
+    left = sum(manifest.shards) - sum(manifest.shards[shard] for shard in finished)
+    size = changes.work_bytes * left // max(1, changes.work)
     return Plan(
         run_id=manifest.run_id,
         spec=spec,
         profile=profile,
         capacity=capacity,
-        pools=tuple(plan_pools(spec.embed, capacity)),
+        pools=pools,
+        runner=choose_runner(runner, profile, spec, pools, left, size),
         base_version=manifest.base_version,
         base_run=None,
         restores=False,
@@ -315,6 +328,7 @@ def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
 def describe_plan(plan: Plan) -> dict[str, Any]:
     """The plan as JSON-able values, for `latentlake plan`."""
     changes, spec = plan.changes, plan.spec
+    pools = inline_pools(spec, plan.pools, plan.capacity) if plan.runner.name == "inline" else plan.pools
     row_bytes = sum(stored_bytes(e.dtype, e.config.dimension) for e in spec.embed) + 200
     return {
         "job": spec.name,
@@ -328,9 +342,10 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "unchanged": {column: carried.unchanged for column, carried in changes.carried.items()},
         "gone": changes.gone,
         "shards": len(plan.shards),
+        "runner": str(plan.runner),
         "stages": [
             {"stage": "read", "decode": spec.modality, "preprocess": [s.op for s in spec.chain.steps]},
-            *({"stage": "embed", **pool.to_json()} for pool in plan.pools),
+            *({"stage": "embed", **pool.to_json()} for pool in pools),
             {"stage": "write", "new_columns": [field.name for field in plan.new_fields]},
         ],
         "dimensions": {e.column: e.config.dimension for e in spec.embed},

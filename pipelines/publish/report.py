@@ -12,14 +12,33 @@ from pipelines.publish.tally import Tally
 
 
 def throughput(tally: Tally, column: str, actors: int) -> dict[str, float | int | None]:
-    """Rows of a column a second: the pipeline's, and the model's own in the same actors (see `embedding.bare_rate`)."""
-    window, rows, rates = tally.window, tally.embedded_now[column], tally.rates[column]
-    bare = sum(rates.values()) / len(rates) * max(actors, 1) if rates else None
+    """Rows of a column a second: the pipeline's, and the model's own in the same actors."""
+    window, rows, rate = tally.window, tally.embedded_now[column], model_rate(tally, column)
+    bare = rate * max(actors, 1) if rate else None
     return {
         "rows_embedded": tally.embedded[column],
         "rows_per_s": round(rows / (window[1] - window[0]), 2) if window and rows else None,
         "model_rows_per_s": round(bare, 2) if bare and rows else None,
     }
+
+
+def model_rate(tally: Tally, column: str) -> float | None:
+    """Rows per second of one actor's model: as it was timed alone (see `embedding.bare_rate`), else by its own seconds."""
+    rates, model_s = tally.rates[column], tally.model_s[column]
+    if rates:
+        return sum(rates.values()) / len(rates)
+    return tally.embedded_now[column] / model_s if model_s else None
+
+
+def calibration(tally: Tally, column: str, objects: int) -> dict[str, Any] | None:
+    """How fast one actor's model was and where it ran, by which later runs are planned; `objects` were embedded.
+
+    None where nothing was embedded.
+    """
+    rate, rows = model_rate(tally, column), tally.embedded[column]
+    if not rate or not rows or not objects:
+        return None
+    return {**tally.places[column], "rows_per_s": round(rate, 3), "rows_per_object": round(rows / objects, 3)}
 
 
 def actors_over_time(lives: Mapping[str, tuple[float, float | None]], began: float) -> list[dict[str, float | int]]:
@@ -69,6 +88,7 @@ def build_report(
                 **rates[column],
                 "truncated": tally.truncated[column],
                 "measured": tally.measured[column],
+                "calibration": calibration(tally, column, totals[column].embedded),
                 "actors": actors.get(column, []),
             }
             for column in columns

@@ -41,6 +41,8 @@ class Tally:
         self.embedded = dict.fromkeys(columns, 0)  # rows
         self.embedded_now = dict.fromkeys(columns, 0)  # rows, by this attempt
         self.rates: dict[str, dict[str, float]] = {column: {} for column in columns}  # bare rate, by actor
+        self.model_s = dict.fromkeys(columns, 0.0)  # that models worked, by this attempt
+        self.places: dict[str, dict[str, Any]] = {}  # device, accelerator and threads of an actor of this attempt
         self.actors: dict[str, set[str]] = {column: set() for column in columns}
         self.measured: dict[str, dict[str, float]] = {column: {} for column in columns}  # what models say of themselves
         self.window: tuple[float, float] | None = None
@@ -107,6 +109,9 @@ class Tally:
         if column is not None:
             self.embedded_now[column] += stage["rows"]
             self.actors[column].add(stage["actor"])
+            if stage.get("calibrates", True):  # a service's seconds are not those of a model on this machine
+                self.model_s[column] += stage["model_s"]
+            self.places[column] = {name: stage.get(name) for name in ("device", "accelerator", "threads")}
             if stage["bare_rate"]:
                 self.rates[column][stage["actor"]] = stage["bare_rate"]
 

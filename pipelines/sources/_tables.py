@@ -22,8 +22,9 @@ from latentlake.storage import Storage
 from operators.batch import ReadError, RowError, describe
 from operators.errors import SchemaMismatch, SourceError, did_you_mean
 from operators.pulse import beat
+from pipelines.child import BEAT_S
 from pipelines.sources._bounds import CHANGED, GONE, OUTSIDE, UNLISTED, is_below, version_of
-from pipelines.sources._looks import BEAT_S, LookFailed, look
+from pipelines.sources._looks import LookFailed, look
 from pipelines.sources._names import LEFT_OUT, name_matcher
 from pipelines.sources.base import LISTING_ROWS, Column, KnownFile, Objects, SourceConfig, as_listing
 from pipelines.sources.files import Found, check_alive, walk_files

@@ -1,6 +1,6 @@
 """The driver of a job as a process of its own, in which something may be arranged to happen at a moment: see `moments`.
 
-    python driver.py JOB.json REPORT.json [--moment NAME] [--seed N] [--stall] [--ttl S] [--wait] [--maintain] [--address RAY]
+    python driver.py JOB.json REPORT.json [--moment NAME] [--seed N] [--stall] [--ttl S] [--wait] [--maintain] [--address RAY] [--runner inline]
 
 Ends as the command line does. `REPORT.json` holds the report of the run, also where it failed. With `--maintain` the job's
 table is maintained, and everything dropped that may be.
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--stall", action="store_true", help="at the moment, rather than die")
     parser.add_argument("--ttl", type=float, help="seconds after which a lease that was not renewed has run out")
     parser.add_argument("--address", help="of a Ray that runs already; else it starts a private one")
+    parser.add_argument("--runner", choices=["ray", "inline"], default="ray")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -58,7 +59,8 @@ def main() -> int:
             everything = {"keep": timedelta(0), "orphans": timedelta(0)}
             report = maintain_table(spec.table.lake, spec.table.name, **everything, wait=asked.wait)
         else:
-            report = run_job(spec, this_machine({**PROFILE, "address": asked.address}), progress, wait=asked.wait)
+            profile = this_machine({**PROFILE, "address": asked.address})
+            report = run_job(spec, profile, progress, wait=asked.wait, runner=asked.runner)
     except LatentLakeError as failure:
         asked.report.write_text(json.dumps(failure.report))
         print(f"{type(failure).__name__}: {failure}", file=sys.stderr)

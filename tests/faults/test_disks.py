@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from comparison import check_rows, check_settled, check_snapshot, take_snapshot
-from job_maker import run, write_texts
+from job_maker import run, run_job, write_texts
 from worlds import EMBED, World, texts_of
 
 from operators.errors import LatentLakeError
 from pipelines.job.jobfile import parse_job
-from pipelines.run import run_job
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
@@ -67,7 +66,7 @@ def check_failed(job: dict[str, Any], reason: str, progress: Any = None) -> None
     """A run fails, says why, and leaves readers what they had."""
     before = take_snapshot(job)
     with pytest.raises((LatentLakeError, OSError), match=reason) as caught:
-        run_job(parse_job(job), progress=progress)
+        run_job(parse_job(job), progress=progress, runner="ray")
     print(f"{type(caught.value).__name__}: {caught.value}")
     after = take_snapshot(job)
     assert (after.tags, after.version) == (before.tags, before.version)

@@ -293,7 +293,7 @@ def test_a_job_writes_the_same_table(flaky: Callable[..., FlakyS3], s3_endpoint:
         return make_job(tmp_path, source, table=table, shard={"max_objects": 60})
 
     clean, broken = job_behind(s3_endpoint, "clean"), job_behind(proxy.endpoint, "broken")
-    expected, report = run(clean), run(broken)
+    expected, report = run(clean), run(broken, runner="ray")
     check_accounting(report)
     assert report["counts"] == expected["counts"] and report["counts"]["embedded"] == 300
     found = rows_of({**broken, "table": {**broken["table"], "storage_options": {"aws_endpoint": s3_endpoint}}})

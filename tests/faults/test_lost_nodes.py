@@ -107,11 +107,11 @@ def test_a_run_starves(worlds: Worlds, tmp_path: Path, caplog: pytest.LogCapture
                 ray.kill(holder)
 
     watcher = Watcher()
-    logging.getLogger("pipelines.flow.graph").addHandler(watcher)
+    logging.getLogger("pipelines.flow.runners.ray").addHandler(watcher)
     try:
         run_job(parse_job(job), ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=STALL_S))
     finally:
-        logging.getLogger("pipelines.flow.graph").removeHandler(watcher)
+        logging.getLogger("pipelines.flow.runners.ray").removeHandler(watcher)
         ray.kill(holder)
     assert told.is_set()
     assert "no task was at work" in caplog.text and "reading and writing wait for 0.25 CPUs" in caplog.text

@@ -5,22 +5,20 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import ray.cloudpickle
-import run_maker
 from aws_maker import ROLE, FakeAws
 from job_maker import check_accounting, make_job, open_table, run
 from processes import Driver
+from run_maker import Here, stages_of
 
 from latentlake import retries
 from latentlake.storage import open_storage
 from operators.errors import SourceError
-from pipelines.flow.graph import make_reader
 from pipelines.planning.plan import Plan
 from pipelines.sources.files import read_file
 
@@ -77,19 +75,19 @@ def test_keys_expire_in_the_middle_of_a_run(
     """Several times over. No key is in what a task is made of, nor in what the run leaves."""
     sent: list[bytes] = []
 
-    def embed(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, int]]:
+    class Kept(Here):
         """The run's work, in this process; what would be sent to workers is kept, after it has been used."""
-        yield from run_maker.embed_here(plan, version, shards, attempt)
-        stages = make_reader(plan, version, shards), run_maker.writer(plan, attempt)
-        sent.append(ray.cloudpickle.dumps((plan, *stages)))
 
-    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
-    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed)
-    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
+        def embed_shards(
+            self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
+        ) -> Iterator[dict[str, int]]:
+            yield from super().embed_shards(plan, version, shards, attempt)
+            sent.append(ray.cloudpickle.dumps((plan, stages_of(plan, version, shards, attempt))))
+
     with_web_identity(aws, tmp_path, monkeypatch)
     aws.lifetime_s, aws.delay_s = 2, 0.03
     job = job_of(tmp_path, prefix, {}, {})
-    report = run(job)
+    report = run(job, runner=Kept())
     check_accounting(report)
     assert report["counts"]["embedded"] == len(TEXTS) and report["counts"]["rejected"] == 0
     assert open_table(job).count() == len(TEXTS)

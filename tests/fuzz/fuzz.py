@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(TESTS), str(TESTS / "pipelines")
 from corpus import CORPUS  # noqa: E402 (found on the path set above)
 from targets import damaged, play  # noqa: E402
 
-from pipelines.sources._looks import ChildDied, LookFailed, ask_child, end_children  # noqa: E402
+from pipelines.child import ChildDied, ChildSilent, ask_child, end_children  # noqa: E402
 
 SILENCE_S = 120.0  # after which a file hangs
 ENOUGH = 50  # findings, after which there is something to do first
@@ -54,7 +54,7 @@ def fuzz_round(kind: str, seeds: range) -> Iterator[Finding | None]:
                     yield found
                     found = None
                 current = seed
-        except (ChildDied, LookFailed) as failure:
+        except (ChildDied, ChildSilent) as failure:
             found = Finding("death", kind, current, str(failure))
         yield found
         at = current + 1

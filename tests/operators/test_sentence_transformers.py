@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model_maker import change_json, write_json, write_modules
 
 from latentlake.provenance import fingerprint_of
 from operators.batch import Batch, make_batch, object_array
 from operators.batching import form_batches
 from operators.chain import Chain
+from operators.embedders._sentence_modules import Usual, usual_modules
 from operators.embedders.sentence_transformers import Config
 from operators.errors import ModelNotFound, SpecError
 
@@ -166,10 +168,6 @@ def test_resolve_reads_the_models_files(config: Config):
     assert (config.dim, config.max_tokens, config.window) == (384, WINDOW, WINDOW - SPECIAL)
     assert (config.document_prompt, config.query_prompt, config.lowercase) == ("", "", False)
     assert config.revision is not None and len(config.revision) == 32
-
-
-def change_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_prompts_of_the_model_hold_unless_the_job_says_otherwise(copied: Path):
@@ -347,3 +345,50 @@ def test_spans_are_as_many_as_tokens(config: Config):
     prepared = config.prepare(batch_of(TEXTS), "document")
     counts = [len(spans) for spans in config.spans(TEXTS)]
     assert counts == (prepared["tokens"] - SPECIAL).tolist()
+
+
+def test_a_model_of_the_usual_modules_is_loaded_without_the_library(minilm: str):
+    """Its import alone takes longer than the model's."""
+    program = (
+        "import sys; from operators.embedders.sentence_transformers import Config\n"
+        "Config(model=sys.argv[1]).resolve().load('cpu')\n"
+        "assert 'torch' in sys.modules and 'sentence_transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, minilm], check=True)
+
+
+KINDS = ["Transformer", "Pooling", "Normalize"]
+UNUSUAL = {
+    "a Dense module": ("modules.json", [*KINDS[:2], "Dense"]),
+    "a module of its own": ("modules.json", [*KINDS, "modeling_own.Own"]),
+    "two ways of pooling": ("1_Pooling/config.json", {"pooling_mode_cls_token": True}),
+    "another way of pooling": ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}),
+    "prompts left out": ("1_Pooling/config.json", {"include_prompt": False}),
+    "a body with options": ("sentence_bert_config.json", {"model_args": {"attn_implementation": "eager"}}),
+    "another architecture": ("config.json", {"model_type": "t5"}),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+def test_what_the_library_is_needed_for(copied: Path, what: str):
+    assert usual_modules(copied) == Usual("mean", normalize=True)
+    name, change = UNUSUAL[what]
+    if isinstance(change, list):
+        kinds = [kind if "." in kind else f"sentence_transformers.models.{kind}" for kind in change]
+        write_modules(copied, *kinds)
+    else:
+        change_json(copied / name, **change)
+    assert usual_modules(copied) is None
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_each_way_of_pooling_is_the_librarys(copied: Path, pooling: str):
+    write_json(copied / "1_Pooling" / "config.json", {"embedding_dimension": 384, "pooling_mode": pooling})
+    write_modules(copied, *(f"sentence_transformers.models.{kind}" for kind in KINDS[:2]))
+    config = Config(model=str(copied)).resolve()
+    assert usual_modules(copied) == Usual(pooling, normalize=False)
+    from sentence_transformers import SentenceTransformer
+
+    expected = SentenceTransformer(str(copied), device="cpu").encode(TEXTS)
+    found = config.load("cpu").embed(config.prepare({"text": object_array(TEXTS)}, "document"))
+    np.testing.assert_allclose(found, expected, atol=2e-6)

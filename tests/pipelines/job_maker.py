@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import latentlake
+import pipelines.run
+from clusters import ClusterProfile
 from pipelines.job.jobfile import parse_job
-from pipelines.run import run_job
+from pipelines.job.spec import JobSpec
 
 HASHING = {"column": "h", "family": "hashing", "dim": 64, "pool": {"min": 1, "max": 1}}
 
@@ -33,9 +35,16 @@ def make_job(
     }
 
 
-def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job; its report."""
-    return run_job(parse_job(job))
+def run(job: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+    """Run a job, as `run_job` does; its report."""
+    return run_job(parse_job(job), **how)
+
+
+def run_job(
+    spec: JobSpec, profile: ClusterProfile | None = None, *, runner: Any = "inline", **how: Any
+) -> dict[str, Any]:
+    """Run a job without Ray, unless the test says otherwise: also in a process that is connected to the session's Ray."""
+    return pipelines.run.run_job(spec, profile, runner=runner, **how)
 
 
 def open_table(job: Mapping[str, Any]) -> latentlake.Table:

@@ -31,7 +31,15 @@ def process() -> Iterator[int]:
 
 
 def environment(name: str) -> Iterator[str]:
-    yield os.environ[name]
+    yield str(os.environ.get(name))
+
+
+def folder() -> Iterator[str]:
+    yield str(Path.cwd())
+
+
+def modules() -> Iterator[list[str]]:
+    yield sorted(sys.modules)
 
 
 def abort(after: int) -> Iterator[int]:

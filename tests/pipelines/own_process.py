@@ -52,9 +52,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     before = {name: os.environ.get(name) for name in AUTHENTICATION}
 
-    def run(texts: int, profile: ClusterProfile | None = PROFILE) -> str:
+    def run(texts: int, profile: ClusterProfile | None = PROFILE, runner: Any = "ray") -> str:
         source = write_texts(folder / "in", {f"{n}.txt": f"text {n}" for n in range(texts)})
-        return str(run_job(parse_job(make_job(folder, source)), profile)["state"])
+        return str(run_job(parse_job(make_job(folder, source)), profile, runner=runner)["state"])
 
     def step(name: str, work: Callable[[], Any]) -> None:
         try:
@@ -88,7 +88,7 @@ def main() -> None:
     start_ray(folder / "r")
     before["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"]  # Ray sets it for whoever starts one
     settings = repr(ray.data.DataContext.get_current())
-    step("in the user's Ray", lambda: run(20, None))
+    step("in the user's Ray", lambda: run(20, None, "auto"))
     step("which goes on", lambda: ray.get(ray.remote(lambda: 42).remote()))
     step("with its settings", lambda: repr(ray.data.DataContext.get_current()) == settings)
     ray.shutdown()

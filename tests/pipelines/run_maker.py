@@ -1,25 +1,22 @@
-"""Runs without Ray: the stages of the flow one after another, in this process. All else is as it is in a real run."""
+"""Runs in parts, and a runner that works in this process, for tests that change what its stages call."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
-import pyarrow as pa
-import pytest
 from lance import LanceDataset
 
 from clusters import this_machine
 from latentlake.storage import Storage
-from operators.loading import load_embedder
-from pipelines.flow.columns import MergeColumns
-from pipelines.flow.embedding import EmbedShard, EmbedTask, drops
-from pipelines.flow.graph import make_reader
-from pipelines.flow.writing import WriteShard, write_mode
+from pipelines.flow.embedding import Host
+from pipelines.flow.graph import Stages, make_merge, make_stages
+from pipelines.flow.runners.inline import SHARD, InlineRunner, merge_all, run_stages
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import JobSpec
+from pipelines.planning.choice import inline_pools
 from pipelines.planning.plan import Plan, make_plan
 from pipelines.publish.commit import prepare_table
 from pipelines.publish.tally import Tally, read_records
@@ -31,45 +28,40 @@ from pipelines.state.manifest import finished_shards, write_manifest
 SUMMARY = {"run_id": "r", "counts": {}, "rows_written": 0, "fingerprints": {}}
 
 
-def leave_ray_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs do their work in this process, without Ray."""
-    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
-    monkeypatch.setattr("pipelines.flow.graph.embed_shards", embed_here)
-    monkeypatch.setattr("pipelines.flow.graph.merge_columns", merge_here)
-    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
+class Here:
+    """A runner: the stages of the flow one after another, in this process."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def embed_shards(
+        self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
+    ) -> Iterator[dict[str, int]]:
+        told = run_stages(stages_of(plan, version, shards, attempt), len(shards))
+        yield from (value for kind, value in told if kind == SHARD)
+
+    def merge_columns(self, plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -> None:
+        list(merge_all(make_merge(plan, version, patches)))
+
+    def lives(self, actors: Collection[str]) -> dict[str, Any]:
+        return {}
 
 
-def embed_here(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, int]]:
-    """What `pipelines.flow.graph.embed_shards` does, without Ray."""
-    reader = make_reader(plan, version, shards)
-    stages = []
-    for embed, pool, drop in zip(plan.spec.embed, plan.pools, drops(plan.spec.embed), strict=True):
-        stage = EmbedShard.__new__(EmbedShard)
-        stage.task = EmbedTask(embed, pool, drop, reader, (), limits=plan.spec.limits)
-        stage.embedder, stage.budget = load_embedder(embed.config, "cpu", 1), embed.config.batch_cost("cpu")
-        stage.bare_rate, stage.actor = None, "here"
-        stages.append(stage)
-    write = writer(plan, attempt)
-    for at in range(len(shards)):
-        block = reader(pa.table({"id": [at]}))
-        for stage in stages:
-            block = stage(block)
-        yield from write(block).to_pylist()
+def stages_of(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Stages:
+    return make_stages(plan, version, shards, attempt, inline_pools(plan.spec, plan.pools, plan.capacity), Host())
 
 
-def writer(plan: Plan, attempt: str) -> WriteShard:
-    table = plan.spec.table
-    columns = tuple(plan.spec.columns)
-    return WriteShard(
-        table.lake, table.name, plan.schema, columns, write_mode(plan), plan.place, attempt, patched=plan.patched
-    )
+def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> list[dict[str, int]]:
+    """The reports of shards, finished without Ray."""
+    with InlineRunner(no_successor) as runner:
+        return list(runner.embed_shards(plan, version, shards, attempt))
 
 
-def merge_here(plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -> None:
-    """What `pipelines.flow.graph.merge_columns` does, without Ray."""
-    work = tuple((fragment, tuple(names)) for fragment, names in sorted(patches.items()))
-    merge = MergeColumns(plan.spec.table.lake, plan.spec.table.name, version, plan.place, work)
-    merge(pa.table({"id": list(range(len(work)))}))
+def no_successor() -> Any:
+    raise AssertionError("the process that works without Ray has died")
 
 
 def lake_of(job: Mapping[str, Any]) -> Storage:
@@ -109,7 +101,8 @@ def cut_short(job: Mapping[str, Any], shards: int | None = None) -> Plan:
         write_manifest(plan.spec.table.lake, plan.manifest(version, time.time()))
     finished = finished_shards(plan.place)
     todo = [shard for shard in range(len(plan.shards)) if shard not in finished]
-    list(embed_here(plan, version, todo[:shards], "killed"))
+    if todo[:shards]:
+        embed_shards(plan, version, todo[:shards], "killed")
     return plan
 
 

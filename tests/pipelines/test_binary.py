@@ -14,7 +14,6 @@ from operators.errors import FingerprintMismatch, InvalidSpec, SpecError
 from pipelines.job.jobfile import parse_job
 
 TEXTS = {f"{n}.txt": f"text number {n} about subject {n % 7} and {n * n}" for n in range(300)}
-pytestmark = pytest.mark.usefixtures("here")
 
 
 def binary_job(tmp_path: Path, texts: dict[str, str] = TEXTS, **sections: Any) -> dict[str, Any]:

@@ -111,7 +111,6 @@ def test_a_secret_is_not_given_on_the_command_line(tmp_path: Path) -> None:
         assert "do-not-print" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.usefixtures("here")
 def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), shard={"max_objects": 5})
     lake = job["table"]["uri"]
@@ -142,7 +141,6 @@ def test_runs_maintain_and_rollback(tmp_path: Path) -> None:
     assert shown["version"] == version
 
 
-@pytest.mark.usefixtures("here")
 def test_delete(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))
     lake = job["table"]["uri"]
@@ -165,7 +163,6 @@ def test_delete(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("here")
 def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
     path = write_job(tmp_path)
     job = yaml.safe_load(path.read_text())
@@ -186,7 +183,6 @@ def test_a_table_that_another_writer_holds_ends_with_4(tmp_path: Path) -> None:
     assert (waiting.returncode, json.loads(out)["state"]) == (0, "unchanged")
 
 
-@pytest.mark.usefixtures("here")
 def test_a_run_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
     path = write_job(tmp_path, shard={"max_objects": 5})
     job = yaml.safe_load(path.read_text())
@@ -198,7 +194,6 @@ def test_a_run_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
     assert latentlake_here("maintain", job["table"]["uri"], "t", cwd=tmp_path).returncode == 2  # there is no table yet
 
 
-@pytest.mark.usefixtures("here")
 def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None:
     path = write_job(tmp_path)
     job = yaml.safe_load(path.read_text())
@@ -214,7 +209,6 @@ def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None
     assert latentlake_here("retry", lake, "../t", cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.usefixtures("here")
 def test_fresh_discards_what_a_run_without_it_goes_on_with(tmp_path: Path) -> None:
     path = write_job(tmp_path, shard={"max_objects": 5})
     job = yaml.safe_load(path.read_text())
@@ -267,7 +261,6 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
     assert "max_objects_removed" in refused.stderr
 
 
-@pytest.mark.usefixtures("here")
 def test_tables_show_versions_search_and_rejects(tmp_path: Path) -> None:
     job = make_job(tmp_path, write_texts(tmp_path / "in", {**TEXTS, "empty.txt": " "}), gates={"max_reject_rate": 0.5})
     run(job)
@@ -323,7 +316,6 @@ def test_hits_fit_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "no hits\n"
 
 
-@pytest.mark.usefixtures("here")
 def test_lancedb_reads_the_table(tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb")
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS))

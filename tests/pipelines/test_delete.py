@@ -21,8 +21,6 @@ SECRET = "the secret diary of Q7xZ99vK"  # of which nothing may be left
 NAME = "person-Q7xZ99vK.txt"
 MARK = b"Q7xZ99vK"
 
-pytestmark = pytest.mark.usefixtures("here")
-
 
 def files_with(folder: Path, mark: bytes) -> set[str]:
     """Files of the lake that hold these bytes. Each test asserts first that it finds some, for a file may be compressed."""

@@ -7,7 +7,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, UserCodeException
 
 from operators import errors
 from operators.errors import InvalidSpec, LatentLakeError, SourceError
-from pipelines.flow.graph import explained
+from pipelines.flow.runners.ray import explained
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LatentLakeError)]
 TEXT = "the store of 's3://x' does not answer: HTTP error\n  Run again: it goes on."

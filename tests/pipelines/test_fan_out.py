@@ -19,7 +19,7 @@ from operators.errors import InvalidSpec
 from operators.fan_out import CHUNK, Position
 from pipelines.job.jobfile import parse_job
 
-pytestmark = pytest.mark.usefixtures("here", "plugins")
+pytestmark = pytest.mark.usefixtures("plugins")
 
 OPERATOR = """
 from operators.batch import Batch, RowError

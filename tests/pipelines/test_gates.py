@@ -12,19 +12,17 @@ import pytest
 import yaml
 from job_maker import HASHING, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
-from run_maker import cut_short, lake_of, leave_ray_out
+from job_maker import run_job as run_with
+from run_maker import Here, cut_short, lake_of
 
 from operators.errors import GateRefused
 from pipelines.cli.main import app
 from pipelines.job.jobfile import parse_job
 from pipelines.publish.gates import RUN_REJECTS
-from pipelines.run import run_job as run_with
 from pipelines.state.ledger import read_report, read_runs
 from pipelines.state.manifest import Retry
 from pipelines.upkeep.maintain import maintain_table
 from pipelines.upkeep.rollback import roll_back
-
-pytestmark = pytest.mark.usefixtures("here")
 
 GOOD = 1000
 
@@ -139,14 +137,14 @@ def test_each_column_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Config, "prepare", picky)
     both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 8}]}
-    report = run_job(both)
+    report = run_job(both, runner=Here())
     assert [g["column"] for g in report["gates"] if g["of"] == "run"] == ["g"]
     assert gates_of(report)["run"] == (20, 120, True)
     with pytest.raises(
         GateRefused, match=r"21 of 21 objects that this run decided on \(100.0%\) were rejected for 'g'"
     ):
         write_texts(tmp_path / "in", {f"newer{n}.txt": f"text {n} {'x' * 31}" for n in range(21)})
-        run_job({**both, "gates": {"max_reject_rate": 0.4}})
+        run_job({**both, "gates": {"max_reject_rate": 0.4}}, runner=Here())
 
 
 def test_a_run_that_goes_on_is_judged_as_a_whole(tmp_path: Path):
@@ -241,7 +239,6 @@ def test_upkeep_asks_the_gates_of_the_tag(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_report(read_runs(lake, "t", "state = 'maintained'")[0]["report"])["gates"] == report["gates"]
     assert open_table(job).version == published
     monkeypatch.undo()
-    leave_ray_out(monkeypatch)
     run_job(job)  # a job that asks for less publishes the head
     head = open_table(job).version
     roll_back(lake, "t", version=published)

@@ -38,7 +38,7 @@ def test_a_dict_and_a_file_are_checked_alike(tmp_path: Path):
     assert len(wrong.value.problems) == 2
 
 
-def test_planning_and_running_twice_in_one_process(tmp_path: Path, here: None):
+def test_planning_and_running_twice_in_one_process(tmp_path: Path):
     job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}), shard={"max_objects": 1})
     assert pipelines.plan_job(job)["to_read"] == 2
     assert not (tmp_path / "lake").exists()
@@ -51,7 +51,7 @@ def test_planning_and_running_twice_in_one_process(tmp_path: Path, here: None):
     assert len(open_table(job)) == 3
 
 
-def test_an_error_carries_the_report(tmp_path: Path, here: None):
+def test_an_error_carries_the_report(tmp_path: Path):
     job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": ""}))
     with pytest.raises(GateRefused) as refused:
         pipelines.run_job(job)

@@ -11,16 +11,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from job_maker import check_accounting, make_job, open_table, rows_of, run, write_jsonl, write_texts
+from job_maker import check_accounting, make_job, open_table, rows_of, run, run_job, write_jsonl, write_texts
 from pydantic import ValidationError
 from source_maker import Store, list_all
 
 from pipelines.job.jobfile import load_job
-from pipelines.run import run_job
 from pipelines.sources import source_class
 from pipelines.sources._names import LEAVE_OUT, LEFT_OUT, literal, name_matcher
 
-pytestmark = pytest.mark.usefixtures("here")
 JUNK = ("._a.txt", ".DS_Store", "b/Thumbs.db", "b/desktop.ini", "_SUCCESS", "_delta_log/0.json", "__MACOSX/b/c.txt")
 KEPT = ("a.txt", "b/._", "b/SUCCESS", "x_SUCCESS", "delta_log/0.json", "my._a.txt", ".hidden", "_metadata")
 

@@ -17,9 +17,10 @@ from source_maker import nothing_known
 
 import latentlake
 from operators.errors import LatentLakeError, SourceError
+from pipelines.child import end_children
 from pipelines.sources import _looks
 from pipelines.sources._bounds import UNLISTED
-from pipelines.sources._looks import LookFailed, bounded_looks, end_children, look
+from pipelines.sources._looks import LookFailed, bounded_looks, look
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,15 @@ def test_two_threads_have_a_child_each():
     assert found.count(1) == found.count(2) == 2
 
 
-def test_the_child_has_our_environment(monkeypatch: pytest.MonkeyPatch):
-    end_children()
+def test_the_child_has_our_environment_of_now(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (first,) = look(look_maker.process)
     monkeypatch.setenv("LATENTLAKE_TEST_KEY", "x")
     assert list(look(look_maker.environment, "LATENTLAKE_TEST_KEY")) == ["x"]
+    monkeypatch.delenv("LATENTLAKE_TEST_KEY")
+    monkeypatch.chdir(tmp_path)
+    assert list(look(look_maker.environment, "LATENTLAKE_TEST_KEY")) == ["None"]
+    assert list(look(look_maker.folder)) == [str(tmp_path)]
+    assert list(look(look_maker.process)) == [first]
 
 
 def test_death_says_of_what():
@@ -110,7 +116,6 @@ def rejects_of(job: dict) -> list[tuple[str, str]]:
     return sorted((row["object_id"], row["error"]) for row in found)
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("columns", [["text"], ["id"]])
 def test_parquet_with_encrypted_columns_is_one_reject(tmp_path: Path, columns: list[str]):
     """`shared/cases/encrypted_plain_footer.py`, beside a good file: the run goes on."""
@@ -134,7 +139,6 @@ def test_parquet_with_encrypted_columns_is_one_reject(tmp_path: Path, columns: l
     assert (again["state"], again["counts"]["rejected"], again["objects_read"]) == ("unchanged", 4, 0)
 
 
-@pytest.mark.usefixtures("here")
 def test_a_source_without_a_file_that_can_be_listed_fails_the_run(tmp_path: Path):
     """`shared/cases/encrypted_plain_footer.py` as it is: there is nothing else in the source."""
     (tmp_path / "in").mkdir()
@@ -144,7 +148,6 @@ def test_a_source_without_a_file_that_can_be_listed_fails_the_run(tmp_path: Path
         run(make_job(tmp_path, source, gates={"max_reject_rate": 1}))
 
 
-@pytest.mark.usefixtures("here")
 def test_nothing_is_pruned_while_a_file_cannot_be_listed(tmp_path: Path):
     source = {**write_jsonl(tmp_path / "in" / "a.jsonl", [{"id": "a", "text": "a"}]), "uri": str(tmp_path / "in")}
     source |= {"kind": "parquet", "include": ["*"]}

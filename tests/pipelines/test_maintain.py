@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lance
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from job_maker import HASHING, make_job, open_table, rows_of, write_texts
 from job_maker import run as run_job
 from lance import LanceDataset
-from run_maker import cut_short, held, lake_of, work_folder
+from run_maker import Here, cut_short, held, lake_of, work_folder
 
 from latentlake.indexes import describe_indexes
 from operators.errors import AccountingError, NotFound, WriterConflict
@@ -23,8 +23,6 @@ from pipelines.state.ledger import open_dataset, read_runs
 from pipelines.state.manifest import described_runs, settle_maintenance, unfinished_runs, write_manifest
 from pipelines.upkeep import maintain as module
 from pipelines.upkeep.maintain import maintain_table
-
-pytestmark = pytest.mark.usefixtures("here")
 
 NOW = timedelta(0)
 SMALL = {"shard": {"max_objects": 3}}
@@ -86,11 +84,15 @@ def test_many_small_commits_become_one_fragment_and_readers_follow(tmp_path: Pat
     assert report["tags_moved"] == ["prod"]
 
 
-def test_the_next_run_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+class Unused(Here):
+    def __enter__(self) -> Self:
+        raise AssertionError("the run had something to do")
+
+
+def test_the_next_run_has_nothing_to_do(tmp_path: Path):
     job = commit_many(tmp_path, 3)
     version = maintain(job)["version"]
-    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: pytest.fail("Ray was started"))
-    report = run_job(job)
+    report = run_job(job, runner=Unused())
     assert (report["state"], report["objects_read"], report["counts"]["unchanged"]) == ("unchanged", 0, 15)
     assert (report["version"], newest(job).version) == (version, version)
 

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_maker import HASHING, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
-from run_maker import cut_short, lake_of, merge_here, open_lance, plan_of, resolved, tally_of, work_folder
+from run_maker import cut_short, lake_of, no_successor, open_lance, plan_of, resolved, tally_of, work_folder
 
 from latentlake.storage import Storage, open_storage
 from operators.errors import GateRefused, Unreadable
 from pipelines.flow.columns import MERGED_FOLDER
+from pipelines.flow.runners.inline import InlineRunner
 from pipelines.planning.plan import resume_key
 from pipelines.resume import clear_folder, discard, plan_run
 from pipelines.state.journal import ATTEMPTS_FOLDER, Journal
@@ -41,8 +42,6 @@ from pipelines.state.manifest import (
 )
 from pipelines.upkeep.rollback import roll_back
 from pipelines.values.hashing import HASH_SCHEME
-
-pytestmark = pytest.mark.usefixtures("here")
 
 
 def manifest_of(run_id: str, **changes: Any) -> Manifest:
@@ -315,8 +314,8 @@ def test_a_new_column_whose_record_cannot_be_read_is_merged_again(tmp_path: Path
     run_job(job)
     both = {**job, "embed": [HASHING, {**HASHING, "column": "g", "dim": 8}]}
     plan = cut_short(both)
-    with tally_of(plan) as tally:
-        merge_here(plan, open_lance(job).version, tally.patches)
+    with tally_of(plan) as tally, InlineRunner(no_successor) as runner:
+        runner.merge_columns(plan, open_lance(job).version, tally.patches)
     merged = plan.place.child(MERGED_FOLDER)
     for name in merged.list_names()[1:]:
         merged.fs.pipe_file(merged.path(name), DAMAGE[damage](merged.fs.cat_file(merged.path(name))))
@@ -337,12 +336,9 @@ def test_a_note_that_cannot_be_read_says_nothing(tmp_path: Path, damage: str):
 
 
 def test_a_fresh_run_discards_the_one_that_was_cut_short(tmp_path: Path):
-    from pipelines.job.jobfile import parse_job
-    from pipelines.run import run_job as run_with
-
     job = sharded(tmp_path)
     plan = cut_short(job, 2)
-    report = run_with(parse_job(job), fresh=True)
+    report = run_job(job, fresh=True)
     assert report["run_id"] != plan.run_id and report["shards_taken_over"] == 0
     states = {run["run_id"]: run["state"] for run in described_runs(lake_of(job), "t", False)}
     assert states == {plan.run_id: "discarded", report["run_id"]: "published"}

@@ -58,7 +58,6 @@ def test_every_key_is_read(bucket: tuple[Any, str, dict[str, str]], prefix: str)
     assert found == contents
 
 
-@pytest.mark.usefixtures("here")
 def test_a_run_on_odd_keys(bucket: tuple[Any, str, dict[str, str]], tmp_path: Path):
     client, name, options = bucket
     fill(client, name, {key: content_of(key) for key in (*ODD, *PLAIN)})

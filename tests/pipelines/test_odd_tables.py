@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from job_maker import check_accounting, make_job, open_table, run
 from odd_tables import other_verdicts, write_odd_tables
 
@@ -15,7 +14,6 @@ from pipelines.sources.parquet import Source
 FILES, SEED = 27, 0
 
 
-@pytest.mark.usefixtures("here")
 def test_each_file_gets_the_verdict_of_pyarrow(tmp_path: Path) -> None:
     verdicts = write_odd_tables(tmp_path / "src", FILES, seed=SEED)
     source = {"kind": "parquet", "uri": str(tmp_path / "src"), "id": "id", "content": "text"}

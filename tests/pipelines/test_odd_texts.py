@@ -11,7 +11,7 @@ from odd_texts import GUESSED, KINDS, REJECT, agrees, write_odd_texts
 import latentlake
 
 
-def test_every_odd_text_is_accounted_for(tmp_path: Path, here: None) -> None:
+def test_every_odd_text_is_accounted_for(tmp_path: Path) -> None:
     expected = write_odd_texts(tmp_path / "in", 3 * len(KINDS), seed=1)
     job = make_job(tmp_path, {"kind": "files", "uri": str(tmp_path / "in")}, gates={"max_reject_rate": 1.0})
     report = run(job)

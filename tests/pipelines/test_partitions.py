@@ -18,7 +18,6 @@ from pipelines.job.jobfile import parse_job
 from pipelines.sources import source_class
 from pipelines.sources._partitions import partitions_of
 
-pytestmark = pytest.mark.usefixtures("here")
 TYPED = [{"column": "year", "type": "int32"}, "city"]
 
 

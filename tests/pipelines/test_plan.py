@@ -16,8 +16,6 @@ from pipelines.planning.plan import choose_base, make_plan
 from pipelines.state.ledger import open_dataset
 from pipelines.state.manifest import Retry
 
-pytestmark = pytest.mark.usefixtures("here")
-
 TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(4)}
 
 

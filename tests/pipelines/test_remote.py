@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hosted_service import FAMILY, POISON, Service
 from job_maker import check_accounting, make_job, open_table, rows_of, run, write_texts
-from run_maker import lake_of
+from run_maker import Here, lake_of
 from third_party import installed
 
 import latentlake
@@ -25,7 +25,7 @@ from pipelines.job.spec import EmbedSpec, PoolSpec
 from pipelines.planning.pools import REMOTE_CPUS, plan_pools
 from pipelines.state.ledger import read_runs
 
-pytestmark = pytest.mark.usefixtures("here", "family")
+pytestmark = pytest.mark.usefixtures("family")
 
 TEXTS = {f"{n:02}": "word " * (n % 7) + "end" for n in range(40)}
 
@@ -67,7 +67,7 @@ def test_a_service_that_is_down_for_a_while_rejects_nothing(
 ):
     with Service(down=7, retry_after=retry_after) as service:
         job = job_of(tmp_path, service)
-        report = run(job)
+        report = run(job, runner=Here())
     assert (report["state"], report["counts"]["rejected"], len(rows_of(job))) == ("published", 0, 40)
     assert "asked again in" in caplog.text and "answers 503" in caplog.text
 

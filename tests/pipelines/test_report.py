@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.publish.report import actors_over_time, most_actors, throughput
+from pipelines.publish.report import actors_over_time, calibration, most_actors, throughput
 from pipelines.publish.tally import Tally
+
+PLACE = {"device": "cpu", "accelerator": None, "threads": 2}
 
 
 def stage(name: str, began: float, ended: float, **facts: Any) -> dict[str, Any]:
@@ -23,7 +25,9 @@ def record(*stages: dict[str, Any], attempt: str = "now", **changes: Any) -> dic
 
 
 def embed(began: float, ended: float, rows: int, actor: str, rate: float | None, column: str = "a") -> dict[str, Any]:
-    return stage("embed", began, ended, column=column, rows=rows, actor=actor, bare_rate=rate)
+    return stage(
+        "embed", began, ended, column=column, rows=rows, actor=actor, bare_rate=rate, **PLACE, model_s=rows / 8
+    )
 
 
 @contextmanager
@@ -76,9 +80,16 @@ def test_nothing_embedded_has_no_speed(records: list[Any]):
     assert throughput_of(*records) == {"rows_embedded": 0, "rows_per_s": None, "model_rows_per_s": None}
 
 
-def test_an_actor_without_a_rate():
-    one = record(stage("read", 0, 1), embed(1, 2, 10, "A", None), stage("write", 2, 5))
-    assert throughput_of(one) == {"rows_embedded": 10, "rows_per_s": 2.0, "model_rows_per_s": None}
+def test_a_model_that_was_not_timed_alone_has_the_rate_of_its_own_seconds():
+    records = [record(stage("read", 0, 1), embed(1, 2, rows, "A", None), stage("write", 2, 5)) for rows in (10, 30)]
+    assert throughput_of(*records) == {"rows_embedded": 40, "rows_per_s": 8.0, "model_rows_per_s": 8.0}
+
+
+def test_what_later_runs_are_planned_by():
+    with tally_of(*RECORDS) as tally:
+        assert calibration(tally, "a", 50) == {**PLACE, "rows_per_s": 25.0, "rows_per_object": 2.0}
+    with tally_of(record(stage("read", 0, 1), embed(1, 2, 0, "A", 5.0), stage("write", 2, 3))) as tally:
+        assert calibration(tally, "a", 0) is None
 
 
 def test_shards_that_were_taken_over_count_their_rows_and_not_their_time():

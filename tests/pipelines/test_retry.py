@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, write_jsonl, write_texts
 from job_maker import run as run_job
-from run_maker import held, lake_of, resolved
+from job_maker import run_job as run_with
+from run_maker import Here, held, lake_of, resolved
 
 from latentlake.storage import open_storage
 from operators.errors import NotFound, SpecError, WriterConflict
 from pipelines.job.jobfile import parse_job
-from pipelines.run import run_job as run_with
 from pipelines.state.ledger import open_dataset, record_run
 from pipelines.state.manifest import Retry
 from pipelines.upkeep.rollback import roll_back
@@ -28,9 +28,9 @@ def make(tmp_path: Path, texts: dict[str, str] | None = None, **sections: Any) -
     return make_job(tmp_path, write_texts(tmp_path / "in", {**TEXTS, **(texts or {})}), **{"gates": gates, **sections})
 
 
-def retry(job: dict[str, Any], stage: str | None = None) -> dict[str, Any]:
+def retry(job: dict[str, Any], stage: str | None = None, **how: Any) -> dict[str, Any]:
     """As the command does it: with the job that the lake remembers."""
-    return run_with(stored_job(lake_of(job), "t"), retry=Retry(stage))
+    return run_with(stored_job(lake_of(job), "t"), retry=Retry(stage), **how)
 
 
 def rejects_of(job: dict[str, Any]) -> dict[str, tuple[str | None, str]]:
@@ -40,7 +40,6 @@ def rejects_of(job: dict[str, Any]) -> dict[str, tuple[str | None, str]]:
 # the job that a lake remembers
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "sections",
     [
@@ -65,7 +64,6 @@ def test_the_stored_job_is_the_job(tmp_path: Path, sections: dict[str, Any]):
     assert stored_job(lake_of(job), "t") == resolved(job)
 
 
-@pytest.mark.usefixtures("here")
 def test_the_stored_job_of_a_table_source(tmp_path: Path):
     source = write_jsonl(tmp_path / "in.jsonl", [{"id": "a", "text": "x", "n": 1}], ["n"])
     job = make_job(tmp_path, source)
@@ -73,7 +71,6 @@ def test_the_stored_job_of_a_table_source(tmp_path: Path):
     assert stored_job(lake_of(job), "t") == resolved(job)
 
 
-@pytest.mark.usefixtures("here")
 def test_paths_are_stored_so_that_they_hold_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     job = make(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -85,7 +82,6 @@ def test_paths_are_stored_so_that_they_hold_anywhere(tmp_path: Path, monkeypatch
     assert run_with(stored, retry=Retry(None))["state"] == "unchanged"
 
 
-@pytest.mark.usefixtures("here")
 def test_a_lake_that_moved_is_written_where_it_is_now(tmp_path: Path):
     job = make(tmp_path)
     run_job(job)
@@ -106,7 +102,6 @@ def remember(job: dict[str, Any], change: Any) -> None:
     record_run(lake_of(job), {**line, "spec": json.dumps(data), "report": json.loads(line["report"])})
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -128,7 +123,6 @@ def test_what_only_the_reader_can_vouch_for_is_refused(tmp_path: Path, change: A
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.usefixtures("here")
 def test_a_region_reaches_nothing(tmp_path: Path):
     job = make(tmp_path)
     run_job(job)
@@ -136,7 +130,6 @@ def test_a_region_reaches_nothing(tmp_path: Path):
     assert stored_job(lake_of(job), "t").source.storage_options == {"aws_region": "eu-west-1"}
 
 
-@pytest.mark.usefixtures("here")
 def test_options_of_the_table_are_those_of_the_caller(tmp_path: Path):
     job = make(tmp_path)
     run_job(job)
@@ -153,7 +146,6 @@ def test_options_of_the_table_are_those_of_the_caller(tmp_path: Path):
 BAD = {"empty.txt": " ", "zero.txt": "!!!"}
 
 
-@pytest.mark.usefixtures("here")
 def test_what_was_mended_is_embedded_and_nothing_else_is_read(tmp_path: Path):
     job = make(tmp_path, BAD)
     run_job(job)
@@ -172,7 +164,6 @@ def test_what_was_mended_is_embedded_and_nothing_else_is_read(tmp_path: Path):
     assert run_job(job)["objects_read"] == 0
 
 
-@pytest.mark.usefixtures("here")
 def test_what_is_as_bad_as_before_stays_rejected(tmp_path: Path):
     job = make(tmp_path, BAD)
     version = run_job(job)["version"]
@@ -184,7 +175,6 @@ def test_what_is_as_bad_as_before_stays_rejected(tmp_path: Path):
     assert run_job(job)["objects_read"] == 0
 
 
-@pytest.mark.usefixtures("here")
 def test_without_rejects_nothing_is_done(tmp_path: Path):
     job = make(tmp_path)
     version = run_job(job)["version"]
@@ -194,7 +184,6 @@ def test_without_rejects_nothing_is_done(tmp_path: Path):
     assert run_job(job)["counts"]["embedded"] == 1
 
 
-@pytest.mark.usefixtures("here")
 def test_what_was_filtered_is_tried_again_where_its_stage_is_named(tmp_path: Path):
     job = make(tmp_path, {"tiny.txt": "hm"}, preprocess=[{"op": "drop_short_text", "min_chars": 5}])
     run_job(job)
@@ -206,7 +195,6 @@ def test_what_was_filtered_is_tried_again_where_its_stage_is_named(tmp_path: Pat
     assert rejects_of(job) == {}
 
 
-@pytest.mark.usefixtures("here")
 def test_a_reject_of_one_column_is_embedded_in_that_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from operators.embedders.hashing import HashingEmbedder
 
@@ -219,11 +207,11 @@ def test_a_reject_of_one_column_is_embedded_in_that_column(tmp_path: Path, monke
 
     monkeypatch.setattr(HashingEmbedder, "embed", moody)
     job = make(tmp_path, embed=[HASHING, {**HASHING, "column": "g", "dim": 32}])
-    run_job(job)
+    run_job(job, runner=Here())
     before = rows_of(job)["3.txt"]
     assert (before["g"], rejects_of(job)) == (None, {"3.txt": ("g", "embed")})
     broken.clear()
-    report = retry(job)
+    report = retry(job, runner=Here())
     check_accounting(report)
     assert (report["columns"]["h"]["unchanged"], report["columns"]["g"]["embedded"], report["objects_read"]) == (
         8,
@@ -235,7 +223,6 @@ def test_a_reject_of_one_column_is_embedded_in_that_column(tmp_path: Path, monke
     assert rejects_of(job) == {}
 
 
-@pytest.mark.usefixtures("here")
 def test_nothing_is_pruned_by_a_retry(tmp_path: Path):
     job = make(tmp_path, BAD, table={"prune": True})
     run_job(job)
@@ -254,7 +241,7 @@ def test_a_retry_with_ray(tmp_path: Path):
     job = make(tmp_path, BAD)
     run_job(job)
     write_texts(tmp_path / "in", {"empty.txt": "mended"})
-    report = retry(job, "decode")
+    report = retry(job, "decode", runner="ray")
     check_accounting(report)
     assert (report["objects_read"], report["counts"]["embedded"], report["counts"]["rejected"]) == (1, 1, 1)
     assert rejects_of(job) == {"zero.txt": ("h", "embed")}
@@ -272,7 +259,6 @@ def published_three(tmp_path: Path) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.usefixtures("here")
 def test_readers_go_back_to_the_version_before(tmp_path: Path):
     job = published_three(tmp_path)
     assert roll_back(lake_of(job), "t") == (3, 2)
@@ -285,7 +271,6 @@ def test_readers_go_back_to_the_version_before(tmp_path: Path):
     assert roll_back(lake_of(job), "t", version=3) == (1, 3)  # and forth
 
 
-@pytest.mark.usefixtures("here")
 def test_a_run_after_a_roll_back_builds_on_the_tag(tmp_path: Path):
     job = published_three(tmp_path)
     roll_back(lake_of(job), "t", version=1)
@@ -301,7 +286,6 @@ def test_a_run_after_a_roll_back_builds_on_the_tag(tmp_path: Path):
     assert open_table(job).version > 3
 
 
-@pytest.mark.usefixtures("here")
 def test_a_version_that_readers_were_taken_back_from_is_not_gone_back_to(tmp_path: Path):
     job = published_three(tmp_path)
     assert roll_back(lake_of(job), "t") == (3, 2)
@@ -311,7 +295,6 @@ def test_a_version_that_readers_were_taken_back_from_is_not_gone_back_to(tmp_pat
     assert roll_back(lake_of(job), "t") == (version, 2)
 
 
-@pytest.mark.usefixtures("here")
 def test_versions_that_a_run_did_not_publish_are_passed_over(tmp_path: Path):
     job = published_three(tmp_path)
     write_texts(tmp_path / "in", {"new4.txt": "new text 4"})
@@ -323,7 +306,6 @@ def test_versions_that_a_run_did_not_publish_are_passed_over(tmp_path: Path):
         roll_back(lake_of(job), "t", "next")
 
 
-@pytest.mark.usefixtures("here")
 def test_where_nobody_can_go_back_to(tmp_path: Path):
     job = published_three(tmp_path)
     with pytest.raises(NotFound):

@@ -16,7 +16,6 @@ from operators.errors import FingerprintMismatch
 from pipelines.cli.main import app
 
 COMMITS = ("1" * 40, "2" * 40)
-pytestmark = pytest.mark.usefixtures("here")
 
 
 class Hub:

@@ -77,7 +77,6 @@ def cut_off(folder: Path, name: str = "broken.wav") -> str:
 
 
 @pytest.mark.parametrize("model", ["wav2vec2-group", "whisper"])
-@pytest.mark.usefixtures("here")
 def test_spoken_digits(model: str, tmp_path: Path, digits: Path):
     broken = cut_off(digits)
     embed = [speech_column(tmp_path, model, pooling="mean_std"), HASHING]
@@ -99,7 +98,6 @@ def test_spoken_digits(model: str, tmp_path: Path, digits: Path):
         table.search("seven", column="h")
 
 
-@pytest.mark.usefixtures("here")
 def test_every_digit_has_the_vector_of_its_model(tmp_path: Path, digits: Path):
     broken = cut_off(digits)
     job = job_of(tmp_path, digits, embed=[speech_column(tmp_path)])
@@ -111,10 +109,9 @@ def test_every_digit_has_the_vector_of_its_model(tmp_path: Path, digits: Path):
 def test_spoken_digits_through_ray(tmp_path: Path, digits: Path):
     broken = cut_off(digits)
     job = job_of(tmp_path, digits, embed=[speech_column(tmp_path, pool={"min": 1, "max": 1})])
-    check_speech(job, run(job), digits, broken)
+    check_speech(job, run(job, runner="ray"), digits, broken)
 
 
-@pytest.mark.usefixtures("here")
 def test_operators_on_the_way(tmp_path: Path):
     folder = tmp_path / "sounds"
     folder.mkdir()
@@ -144,7 +141,6 @@ def test_operators_on_the_way(tmp_path: Path):
     assert found["id"][0] == "padded.flac" and found["_distance"][0] < 1e-3
 
 
-@pytest.mark.usefixtures("here")
 def test_a_row_a_window(tmp_path: Path):
     folder = tmp_path / "sounds"
     folder.mkdir()
@@ -175,7 +171,6 @@ def test_a_row_a_window(tmp_path: Path):
     assert second["columns"]["speech"]["embedded"] == 1, json.dumps(second["columns"])
 
 
-@pytest.mark.usefixtures("here")
 def test_a_text_finds_sounds(tmp_path: Path, digits: Path):
     model = write_clap(tmp_path / "clap")
     job = job_of(

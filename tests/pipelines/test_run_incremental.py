@@ -22,10 +22,8 @@ from operators.errors import FingerprintMismatch, GateRefused, SchemaMismatch, S
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def engine(request: pytest.FixtureRequest) -> None:
-    """Ray for the tests that are marked so; the others do the same work in this process, which takes a fifth of the time."""
-    request.getfixturevalue("ray_session" if request.node.get_closest_marker("through_ray") else "here")
+def run_through_ray(job: dict[str, Any]) -> dict[str, Any]:
+    return run(job, runner="ray")
 
 
 TEXTS = {f"doc{n:02}.txt": f"text number {n} about subject {n % 7}" for n in range(40)}
@@ -62,14 +60,14 @@ def test_a_second_run_does_nothing_and_does_not_import_ray(tmp_path: Path) -> No
     assert int(done.stdout) == first["version"] == open_table(job).version
 
 
-@pytest.mark.through_ray
+@pytest.mark.usefixtures("ray_session")
 def test_one_per_cent_changed_embeds_exactly_these(tmp_path: Path) -> None:
     texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(200)}
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
-    run(job)
+    run_through_ray(job)
     before = rows_of(job)
     write_texts(tmp_path / "in", {"007.txt": "seven is new", "133.txt": "so is this one"})
-    report = run(job)
+    report = run_through_ray(job)
     check_accounting(report)
     assert report["counts"]["embedded"] == 2
     assert report["counts"]["unchanged"] == 198
@@ -154,18 +152,18 @@ def test_chunks_of_a_document_that_shrinks_do_not_stay(tmp_path: Path) -> None:
         assert row["h"] == pytest.approx(expected_vector(row["text"]))
 
 
-@pytest.mark.through_ray
+@pytest.mark.usefixtures("ray_session")
 def test_a_changed_object_has_every_column_recomputed_or_null(tmp_path: Path) -> None:
     both = [HASHING, {**HASHING, "column": "g", "dim": 32}]
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), both)
-    run(job)
+    run_through_ray(job)
     write_texts(tmp_path / "in", {"doc05.txt": ONCE})
-    run(job)
+    run_through_ray(job)
     row = rows_of(job)["doc05.txt"]
     assert row["h"] == pytest.approx(expected_vector(ONCE))
     assert row["g"] == pytest.approx(expected_vector(ONCE, 32))
     write_texts(tmp_path / "in", {"doc05.txt": TWICE})
-    run({**job, "embed": [HASHING]})  # a job that fills one of the table's two columns
+    run_through_ray({**job, "embed": [HASHING]})  # a job that fills one of the table's two columns
     row = rows_of(job)["doc05.txt"]
     assert row["h"] == pytest.approx(expected_vector(TWICE))
     assert row["g"] is None
@@ -191,17 +189,17 @@ def data_files(job: dict[str, Any]) -> set[str]:
     return {file.path for fragment in fragments for file in fragment.metadata.files}
 
 
-@pytest.mark.through_ray
+@pytest.mark.usefixtures("ray_session")
 def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tmp_path: Path) -> None:
     texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(300)}
     index = [{"column": "h", "type": "ivf_flat"}]
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index, shard={"max_objects": 64})
-    run(job)
+    run_through_ray(job)
     files = data_files(job)
     write_texts(tmp_path / "in", {"007.txt": ONCE, "new.txt": TWICE, "bad.txt": "!!!"})
     (tmp_path / "in" / "100.txt").unlink()
     added = {**job, "embed": [{**HASHING, "column": "g", "dim": 32}], "index": []}
-    report = run({**added, "table": {**job["table"], "prune": True}, "gates": {"max_reject_rate": 0.1}})
+    report = run_through_ray({**added, "table": {**job["table"], "prune": True}, "gates": {"max_reject_rate": 0.1}})
     check_accounting(report)
     assert report["columns"]["g"]["embedded"] == 300
     assert report["columns"]["g"]["rejected"] == 1
@@ -217,7 +215,7 @@ def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tm
             assert row["h"] == pytest.approx(expected_vector(texts[name])), name
     (found,) = open_table(job).indexes()
     assert (found.column, found.rows_unindexed) == ("h", 2)
-    both = run({**job, "embed": [HASHING, *added["embed"]], "gates": {"max_reject_rate": 0.1}})
+    both = run_through_ray({**job, "embed": [HASHING, *added["embed"]], "gates": {"max_reject_rate": 0.1}})
     check_accounting(both)
     assert (both["columns"]["h"]["embedded"], both["columns"]["g"]["embedded"]) == (2, 0)
 

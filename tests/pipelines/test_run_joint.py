@@ -15,7 +15,6 @@ import latentlake
 from operators.errors import SpecError
 
 pytest.importorskip("open_clip")
-pytestmark = pytest.mark.usefixtures("here")
 
 
 def pictures_job(tmp_path: Path, *embed: dict[str, Any], **sections: Any) -> dict[str, Any]:

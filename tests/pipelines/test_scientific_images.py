@@ -51,7 +51,6 @@ def write_galaxies(folder: Path) -> None:
     (folder / "dark.npy").write_bytes(npy_bytes(np.zeros((30, 30))))
 
 
-@pytest.mark.usefixtures("here")
 def test_a_galaxy_finds_itself_however_it_lies(tmp_path: Path) -> None:
     write_galaxies(tmp_path / "in")
     job = job_of(tmp_path, STEPS, gates={"max_reject_rate": 0.2})

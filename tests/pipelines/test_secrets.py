@@ -79,7 +79,7 @@ def test_a_planted_key_is_nowhere(
     watcher = threading.Thread(target=command_lines, args=(stop, seen))
     watcher.start()
     try:
-        report = run(job)
+        report = run(job, runner="ray")
     finally:
         stop.set()
         watcher.join()
@@ -100,7 +100,7 @@ def test_a_planted_key_is_nowhere(
 def test_errors_do_not_tell_the_key(job: dict[str, Any]) -> None:
     source = {**job["source"], "uri": "s3://no-such-bucket/x/"}
     with pytest.raises(Exception) as failure:
-        run({**job, "source": source})
+        run({**job, "source": source}, runner="ray")
     texts = []
     error: BaseException | None = failure.value
     while error is not None:

@@ -17,7 +17,7 @@ from job_maker import HASHING, make_job, write_jsonl, write_texts
 from job_maker import run as run_job
 from lance import LanceDataset
 from lance.commit import CommitConflictError
-from run_maker import SUMMARY, cut_short, embed_here, held, lake_of, plan_of, resolved, tally_of, writer
+from run_maker import SUMMARY, Here, cut_short, embed_shards, held, lake_of, plan_of, resolved, stages_of, tally_of
 
 from clusters import this_machine
 from latentlake.indexes import describe_indexes
@@ -29,8 +29,6 @@ from pipelines.state.lease import LEASE_FOLDER, entry_name, read_last
 from pipelines.state.ledger import WORK_FOLDER, open_dataset, read_runs
 from pipelines.state.manifest import finished_shards
 from pipelines.upkeep.maintain import maintain_table
-
-pytestmark = pytest.mark.usefixtures("here")
 
 TEXTS = {f"{n}.txt": f"the text number {n}" for n in range(8)}
 CHANGED = {"1.txt": "changed", "new.txt": "new"}
@@ -256,24 +254,24 @@ def test_a_writer_that_lost_its_lease_commits_nothing(tmp_path: Path):
     assert newest(job).version == 1
 
 
-def test_what_fails_because_the_lease_was_lost_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_fails_because_the_lease_was_lost_says_so(tmp_path: Path):
     """Who took over has cleared the run's folder, of which this run's tasks know nothing."""
     job = make(tmp_path)
     run_job(job)
     write_texts(tmp_path / "in", CHANGED)
     place = lake_of(job).child(WORK_FOLDER, "t")
 
-    def fail(*_: Any) -> None:
-        entry = read_last(place.child(LEASE_FOLDER))
-        assert entry is not None
-        taken = replace(entry, number=entry.number + 1, token="another")
-        place.child(LEASE_FOLDER).put_if_absent(entry_name(taken.number), json.dumps(asdict(taken)).encode())
-        raise FileNotFoundError("a shard's work")
+    class TakenOver(Here):
+        def embed_shards(self, *_: Any) -> Any:
+            entry = read_last(place.child(LEASE_FOLDER))
+            assert entry is not None
+            taken = replace(entry, number=entry.number + 1, token="another")
+            place.child(LEASE_FOLDER).put_if_absent(entry_name(taken.number), json.dumps(asdict(taken)).encode())
+            raise FileNotFoundError("a shard's work")
 
-    monkeypatch.setattr("pipelines.flow.graph.embed_shards", fail)
     before = read_runs(lake_of(job), "t")
     with pytest.raises(WriterConflict, match="took the table over"):
-        run_job(job)
+        run_job(job, runner=TakenOver())
     assert read_runs(lake_of(job), "t") == before  # its line is the other's
 
 
@@ -370,15 +368,15 @@ def test_fragments_whose_file_is_gone_are_not_committed(tmp_path: Path):
 def test_of_two_attempts_at_a_shard_the_first_record_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     job = make(tmp_path)
     plan = plan_of(job)
-    list(embed_here(plan, None, [0], "first"))
+    embed_shards(plan, None, [0], "first")
     record = read_record(plan.place.child("shards"), 0)
     with caplog.at_level(logging.WARNING):
-        (told,) = embed_here(plan, None, [0], "second")
+        (told,) = Here().embed_shards(plan, None, [0], "second")
     assert read_record(plan.place.child("shards"), 0) == record
     assert (record["attempt"], told["shard"], told["listed"]) == ("first", 0, 3)
     assert "finished by another attempt" in caplog.text
     assert len(lake_of(job).child("t.lance", "data").list_names()) == 2  # the second one's file is an orphan
-    list(embed_here(plan, None, range(1, len(plan.shards)), "second"))
+    embed_shards(plan, None, range(1, len(plan.shards)), "second")
     assert commit_run(plan, job, None) == 1
     assert texts_of(job) == TEXTS
 
@@ -394,7 +392,7 @@ def test_a_shard_whose_rows_were_all_rejected_writes_no_fragment(tmp_path: Path)
             "origin.h": pa.array([Origin.REJECTED], pa.int8()),
         }
     )
-    writer(plan, "x")(pack(Status(0, listed=1), rows))
+    stages_of(plan, None, [0], "x").write(pack(Status(0, listed=1), rows))
     record = read_record(plan.place.child("shards"), 0)
     assert (record["rows"], record["fragments"], record["counts"]["h"]["rejected"]) == (0, [], 1)
 

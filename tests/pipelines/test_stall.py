@@ -14,18 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
-from job_maker import make_job, write_texts
-from run_maker import embed_here
+from job_maker import make_job, run_job, write_texts
+from run_maker import Here
 
 from clusters import Capacity, ClusterProfile, Node
 from operators.errors import ClusterError
-from pipelines.flow import graph as embed
-from pipelines.flow import stall
-from pipelines.flow.stall import Stalled, Watch, at_work, watched
+from pipelines.flow.runners import ray as embed
+from pipelines.flow.runners import stall
+from pipelines.flow.runners.stall import Stalled, Watch, at_work, watched
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import JobSpec
 from pipelines.planning.plan import Plan
-from pipelines.run import run_job
 
 # signs of life
 
@@ -182,15 +181,15 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ..
     def run_flow(plan: Plan, pools: Any, capacity: Any, version: int, shards: list[int], attempt: str) -> Any:
         finishes = script.pop(0)
         script.append(tuple(shards))
-        yield from islice(embed_here(plan, version, shards, attempt), finishes)
+        yield from islice(Here().embed_shards(plan, version, shards, attempt), finishes)
         if finishes is not None:
             raise Stalled("no shard was finished for 9 s")
 
     monkeypatch.setattr(embed, "run_flow", run_flow)
     monkeypatch.setattr(embed, "living_capacity", lambda: Capacity((Node(2, 0, 8000),)))
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.1})
-    monkeypatch.setattr("pipelines.run.running_ray", lambda profile: nullcontext())
-    monkeypatch.setattr("pipelines.run.actor_lives", lambda names: {})
+    monkeypatch.setattr(embed, "running_ray", lambda profile: nullcontext())
+    monkeypatch.setattr(embed.RayRunner, "lives", lambda self, actors: {})
     return script
 
 
@@ -208,7 +207,7 @@ def test_a_run_goes_on_as_long_as_it_gets_further(
 ):
     executions += [0, 2, 0, 1, None]
     job = five_shards(tmp_path)
-    report = run_job(job, PROFILE)
+    report = run_job(job, PROFILE, runner="ray")
     assert (report["state"], report["columns"]["h"]["embedded"]) == ("published", 20)
     assert [len(shards) for shards in executions] == [5, 5, 3, 3, 2]
     assert "no shard was finished for 9 s. The nodes that live offer 1 x 2 CPUs" in caplog.text
@@ -218,11 +217,11 @@ def test_a_run_that_gets_no_further_twice_ends_and_can_go_on(tmp_path: Path, exe
     executions += [2, 0, 0]
     job = five_shards(tmp_path)
     with pytest.raises(ClusterError, match=r"nothing moved on the cluster, 2 times in a row") as failure:
-        run_job(job, PROFILE)
+        run_job(job, PROFILE, runner="ray")
     assert failure.value.exit_code == 1
     assert failure.value.report is not None and failure.value.report["state"] == "failed"
     executions[:] = [None]
-    again = run_job(job, PROFILE)
+    again = run_job(job, PROFILE, runner="ray")
     assert (again["state"], again["run_id"]) == ("published", failure.value.report["run_id"])
     assert again["shards_taken_over"] == 2
 
@@ -233,5 +232,5 @@ def test_a_model_that_no_node_can_hold_any_more_ends_the_run(
     executions += [2]
     monkeypatch.setattr(embed, "living_capacity", lambda: Capacity((Node(1, 0, 8000),)))
     with pytest.raises(ClusterError, match=r"On what is left, the pools hold 1.2 of 1 logical CPUs") as failure:
-        run_job(five_shards(tmp_path, num_cpus=1.2), PROFILE)
+        run_job(five_shards(tmp_path, num_cpus=1.2), PROFILE, runner="ray")
     assert failure.value.exit_code == 1 and "What is finished is kept" in str(failure.value)

@@ -203,7 +203,6 @@ def test_notes_that_cannot_be_read_say_nothing(table: lance.LanceDataset, place:
     assert prod(table) == 5
 
 
-@pytest.mark.usefixtures("here")
 def test_runs_upkeep_and_rollback_move_tags_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}))
     lake, folder = lake_of(job), work_folder(job)

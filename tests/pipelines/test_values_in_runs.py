@@ -20,8 +20,6 @@ from run_maker import plan_of
 import latentlake
 from operators.errors import InvalidSpec, SchemaMismatch, SourceError
 
-pytestmark = pytest.mark.usefixtures("here")
-
 FAR = 253_402_300_800 * 10**6 * 3  # the year 26059, in microseconds
 NOT_UTF8 = pa.array([b"one", b"caf\xe9", b"three"]).cast(pa.string(), safe=False)
 

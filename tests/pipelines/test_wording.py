@@ -41,7 +41,7 @@ def test_messages_of_the_sdk_are_put_in_words_of_the_command_line(path: Path):
 
 
 @pytest.fixture
-def lake(tmp_path: Path, here: None) -> str:
+def lake(tmp_path: Path) -> str:
     job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}))
     run(job)
     return str(job["table"]["uri"])

@@ -10,13 +10,6 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent.parent / "pipelines")]
 
 from release_maker import RELEASES, Release, unpack  # noqa: E402 (the path is set above)
-from run_maker import leave_ray_out  # noqa: E402
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs do their work in this process, without Ray."""
-    leave_ray_out(monkeypatch)
 
 
 @pytest.fixture(params=RELEASES)

@@ -16,9 +16,6 @@ from latentlake.filters import sql_string
 from latentlake.provenance import FIELD_KEY
 from operators.errors import LatentLakeError, Unreadable
 
-pytestmark = pytest.mark.usefixtures("here")
-
-
 SOME = ("truncated", "a later format", "another object", "nulls alone")  # the kinds; the readers are tried with all
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_maker import run_job
 from make_lake import SOURCE, make_jobs, sentence
 from release_maker import Release
 from typer.testing import CliRunner
@@ -21,12 +22,9 @@ from operators.preprocess import find_operator, operators_by_name
 from pipelines.cli.main import app
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import with_todays_keys
-from pipelines.run import run_job
 from pipelines.state.ledger import SPEC, read_runs
 from pipelines.state.manifest import Manifest, described_runs
 from pipelines.upkeep.stored_jobs import stored_job
-
-pytestmark = pytest.mark.usefixtures("here")
 
 ENDED = ("docs", "notes", "items", "pictures", "sounds")  # tables whose last run ended
 KILLED = "products"

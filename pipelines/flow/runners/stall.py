@@ -19,8 +19,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.flow.embedding import LIMIT_S
+
 BEAT_S = 3.0  # between two signs of life
-LIMIT_S = 3600.0  # a task that has come no further for so long gives no more signs
 LOOK_S = 1.0  # between two looks of the watch
 
 
