@@ -32,10 +32,10 @@ def drive(folder: Path, job: dict[str, Any]) -> Driver:
     return Driver(folder, job, python_path=package if package.exists() else write_package(package, FAMILY))
 
 
-def wait_for(service: Service, texts: int) -> None:
+def wait_for(service: Service, texts: int, driver: Driver) -> None:
     until = time.monotonic() + WAIT_S
     while len(service.embedded) < texts:
-        assert time.monotonic() < until
+        assert time.monotonic() < until and driver.process.poll() is None, driver.log
         time.sleep(0.05)
 
 
@@ -44,7 +44,7 @@ def test_down_for_a_while(tmp_path: Path) -> None:
     with Service(takes_s=0.05) as service:
         job = job_of(tmp_path, service.url, 120)
         driver = drive(tmp_path, job)
-        wait_for(service, 100)
+        wait_for(service, 100, driver)
         service.down = 60
         report = driver.succeed(WAIT_S)
         assert (report["counts"]["embedded"], report["counts"]["rejected"]) == (TEXTS, 0)
@@ -58,7 +58,7 @@ def test_down_for_too_long(tmp_path: Path) -> None:
     with Service(takes_s=0.05) as service:
         job = job_of(tmp_path, service.url, 3)
         driver = drive(tmp_path, job)
-        wait_for(service, 150)
+        wait_for(service, 150, driver)
         service.down = 10**6
         assert driver.wait(WAIT_S) == 1
         assert "limits.unavailable_timeout_s" in driver.log
