@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +23,25 @@ def write_listing(source: SourceConfig, known: KnownFile, place: Storage, forgot
     The entries of `forgotten` objects are masked: nothing about such an object is written.
     """
     rows, mark = 0, {SOURCE_KEY: identity_of(source)}
-    for part, listed in enumerate(source.list_objects(known)):
+    for part, listed in enumerate(gathered(source.list_objects(known))):
         piece = listed if forgotten is None else forgotten.mask(listed, source.uri_is_object)
         write_parquet(piece.replace_schema_metadata(mark), place, f"part-{part:06}.parquet")
         rows += piece.num_rows
     return rows
+
+
+def gathered(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of pieces, up to `LISTING_ROWS` together: a source of many small files has a piece for each."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for piece in pieces:
+        if waiting and rows + piece.num_rows > LISTING_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+        waiting.append(piece)
+        rows += piece.num_rows
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_listing(place: Storage) -> Iterator[pa.Table] | None:

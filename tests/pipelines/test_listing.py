@@ -38,13 +38,15 @@ def source(tmp_path: Path) -> Any:
     return source_class("jsonl")(uri=str(folder), id="id", content="body")
 
 
-def test_written_and_read_in_order(source: Any, tmp_path: Path):
+@pytest.mark.parametrize(("rows", "parts"), [(50_000, 1), (6, 1), (5, 2), (3, 2)])
+def test_written_and_read_in_order(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, parts: int):
+    """Small files share a part: a source may have very many of them."""
+    monkeypatch.setattr("pipelines.planning.listing.LISTING_ROWS", rows)
     place = open_storage(str(tmp_path / "run" / "listing"))
     assert read_listing(place) is None
     assert write_listing(source, nothing_known, place) == 6
     assert sorted(path.name for path in (tmp_path / "run" / "listing").iterdir()) == [
-        "part-000000.parquet",
-        "part-000001.parquet",
+        f"part-{part:06}.parquet" for part in range(parts)
     ]
     listing = whole(place)
     assert listing.schema.equals(LISTING_SCHEMA)
