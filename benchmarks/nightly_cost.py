@@ -109,7 +109,6 @@ def counted_lake(folder: Path) -> Iterator[tuple[CountingS3, dict[str, str]]]:
             for path in sorted((folder / "lake").rglob("*")):
                 if path.is_file():
                     client.upload_file(str(path), "lake", f"n/{path.relative_to(folder / 'lake')}")
-            os.environ["LL_COUNTING_KEY"] = "counting"
             options = {
                 "aws_access_key_id": "env:LL_COUNTING_KEY",
                 "aws_secret_access_key": "env:LL_COUNTING_KEY",
@@ -174,6 +173,7 @@ def measure_night(folder: Path, rows: int, changed: int, new: int) -> dict[str, 
 def measure_costs(folder: Path, sizes: list[int]) -> dict[str, Any]:
     """Each kind of night on tables of these sizes, which are kept below `folder`, and how it grows from size to size."""
     found: dict[str, Any] = {}
+    os.environ["LL_COUNTING_KEY"] = "counting"  # before Ray's workers start
     with running_ray(this_machine()):
         for rows in sizes:
             make_table(folder / f"{rows}", rows)

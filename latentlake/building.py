@@ -140,7 +140,8 @@ def row_ids(dataset: Any, fragment: Any) -> np.ndarray:
 
 def count_among(dataset: Any, column: str, ids: np.ndarray) -> int:
     """How many of the rows of these ids have a vector."""
-    return int(take_rows(dataset, ids.tolist(), [column])[column].is_valid().sum().as_py() or 0) if len(ids) else 0
+    found = take_rows(dataset, ids.tolist(), [column])[column]
+    return len(found) - int(found.null_count)
 
 
 def is_stale(found: IndexInfo, metric: str, type: IndexType) -> bool:
