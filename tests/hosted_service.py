@@ -14,12 +14,15 @@ POISON = "poison"
 
 
 class Service:
-    """A context. `down` requests to come are refused; `embedded` are the texts that it gave vectors for."""
+    """A context. `down` requests to come are refused, and all until `down_until` (monotonic seconds); `embedded` are the texts that
+    it gave vectors for.
+    """
 
     def __init__(self, down: int = 0, retry_after: str | None = None, takes_s: float = 0.0) -> None:
         self.down, self.retry_after, self.takes_s = down, retry_after, takes_s
+        self.down_until = 0.0
         self.embedded: list[str] = []
-        self.asked = self.under_way = self.most = 0
+        self.asked = self.refused = self.under_way = self.most = 0
         self.lock = threading.Lock()
 
     def __enter__(self) -> Service:
@@ -31,7 +34,9 @@ class Service:
                     service.asked += 1
                     service.under_way += 1
                     service.most = max(service.most, service.under_way)
-                    refused, service.down = service.down > 0, max(0, service.down - 1)
+                    refused = service.down > 0 or time.monotonic() < service.down_until
+                    service.down = max(0, service.down - 1)
+                    service.refused += refused
                 texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 time.sleep(service.takes_s)
                 status = 503 if refused else 400 if POISON in texts else 200
