@@ -16,8 +16,9 @@ from pipelines.job.overrides import apply_overrides
 from pipelines.job.spec import JobSpec
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
+from pipelines.progress import Progress
 from pipelines.publish.gates import gates_at_plan, to_json
-from pipelines.run import Progress, Report
+from pipelines.run import Report
 
 Job = str | Path | Mapping[str, Any] | JobSpec  # a file, or what a file holds
 Cluster = str | Path | Mapping[str, Any] | ClusterProfile | None
@@ -60,7 +61,8 @@ def run_job(
 ) -> Report:
     """Run a job and return its report (see docs/report.md). An interrupted run of the same job is resumed.
 
-    `progress` is called with the number of objects done and of objects to do, each time a shard is finished. `fresh`
+    `progress` is called with an `Event` (phase, objects done and to do, seconds) as each phase begins, and each time a shard
+    is finished. `fresh`
     discards an interrupted run; `wait` waits for another writer of the table; `runner` "auto" runs little work in one process
     without Ray, and "ray" or "inline" decides. It can be called many times in one process.
 

@@ -14,6 +14,7 @@ from pipelines.job.spec import JobSpec
 from pipelines.planning.choice import RunnerName
 from pipelines.planning.plan import Plan, make_plan, resume_key, resume_plan
 from pipelines.planning.work import GONE, LEFT, WORK
+from pipelines.progress import Phases
 from pipelines.state.journal import ATTEMPTS_FOLDER
 from pipelines.state.ledger import open_dataset, read_runs, record_run
 from pipelines.state.manifest import (
@@ -36,6 +37,7 @@ def plan_run(
     fresh: bool = False,
     retry: Retry | None = None,
     runner: RunnerName = "auto",
+    phases: Phases | None = None,
 ) -> Plan:
     """The plan of an interrupted run of this job, or else a new one. The table must be held.
 
@@ -55,7 +57,7 @@ def plan_run(
             log.warning("resuming run %s", manifest.run_id)
             return resume_plan(spec, profile, manifest, runner)
         discard(lake, manifest, obstacle or "a new one was asked for")
-    return make_plan(spec, profile, retry=retry, runner=runner)
+    return make_plan(spec, profile, retry=retry, runner=runner, phases=phases)
 
 
 def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, str | None]]:

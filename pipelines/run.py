@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +25,16 @@ from pipelines.job.spec import JobSpec
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
+from pipelines.progress import (
+    COMMITTING,
+    EMBEDDING,
+    INDEXING,
+    LOADING,
+    PUBLISHING,
+    STARTING,
+    Phases,
+    Progress,
+)
 from pipelines.publish.accounting import count_run
 from pipelines.publish.gates import Gate, check_gates, gates_at_plan, gates_before_commit, gates_before_tag, to_json
 from pipelines.publish.indexes import known_indexes
@@ -49,7 +59,6 @@ from pipelines.state.manifest import (
 log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
-Progress = Callable[[int, int], None]  # objects done, objects to do
 
 
 def run_job(
@@ -66,12 +75,14 @@ def run_job(
 
     An interrupted run of the same job is resumed, unless `fresh` discards it. If another writer holds the
     table, `wait` for it. With `retry`, only what an earlier run rejected is done again. `runner` "auto" is Ray, or for little
-    work one process without it (see `docs/clusters.md`).
+    work one process without it (see `docs/clusters.md`). `progress` is called with an `Event` as each phase begins, and each
+    time a shard is finished.
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
+    phases = Phases(progress, began)
     asked = check_runner(runner if isinstance(runner, str) else "inline")
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
@@ -84,8 +95,8 @@ def run_job(
         runner_ahead(runner, spec, profile) as runner_of,
     ):
         settle_tags_of(spec, lease)
-        plan = plan_run(spec, profile, fresh, retry, asked)
-        run = Run(plan, runner_of(plan), lease, began, progress or (lambda done, total: None))
+        plan = plan_run(spec, profile, fresh, retry, asked, phases)
+        run = Run(plan, runner_of(plan), lease, phases)
         try:
             run.execute()
             settle_tags_of(spec, lease)
@@ -115,12 +126,13 @@ def settle_tags_of(spec: JobSpec, lease: Lease) -> None:
 class Run:
     """A run under way: what it has found so far."""
 
-    def __init__(self, plan: Plan, runner: Runner, lease: Lease, began: float, progress: Progress) -> None:
+    def __init__(self, plan: Plan, runner: Runner, lease: Lease, phases: Phases) -> None:
         self.plan = plan
         self.runner = runner
         self.lease = lease
-        self.began = began
-        self.progress = progress
+        self.began = phases.began
+        self.phases = phases
+        self.first_read: float | None = None
         self.state = "unchanged"
         self.head: int | None = None  # the table's version whose rows the listing accounts for
         self.report: Report = {}
@@ -137,6 +149,7 @@ class Run:
         with Tally(plan.spec.columns, self.lease.token) as tally:
             totals, actors = self._stream(version, tally)
             window = tally.window or (time.time(), time.time())
+            self.first_read = None if tally.window is None else window[0]
             self.seconds["setup"], self.seconds["stream"] = window[0] - self.began, window[1] - window[0]
             lines = {column: actors_over_time(lives, window[0]) for column, lives in actors.items()}
             self.report = build_report(plan, self.state, totals, tally, lines, self.seconds)
@@ -175,12 +188,13 @@ class Run:
         todo = [shard for shard in range(len(plan.shards)) if shard not in finished]
         if not todo and not plan.patched:
             return self._count(tally), {}
+        self.phases.begin(STARTING)
         with self.runner as runner:
             done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
-            self.progress(done, total)
+            self.phases.begin(LOADING, done, total)
             for shard in runner.embed_shards(plan, version, todo, self.lease.token) if todo else ():
                 done += shard["listed"]
-                self.progress(done, total)
+                self.phases.begin(EMBEDDING, done, total)
             totals = self._count(tally)
             if tally.patches and version is not None:
                 runner.merge_columns(plan, version, tally.patches)
@@ -222,6 +236,7 @@ class Run:
 
         plan = self.plan
         began = time.time()
+        self.phases.begin(COMMITTING)
         summary = {key: self.report[key] for key in ("run_id", "counts", "rows_written", "fingerprints")}
         committed = commit(plan, version, tally, summary, self.lease)
         self.state = "published" if committed is not None else "unchanged"
@@ -236,6 +251,7 @@ class Run:
     def _index(self) -> None:
         """Build or extend the index of each column. Raises `GateRefused` where one finds too little."""
         began = time.time()
+        self.phases.begin(INDEXING)
         spec = self.plan.spec
         table = open_dataset(spec.table.lake, spec.table.name)
         assert table is not None
@@ -259,6 +275,7 @@ class Run:
     def _tag(self) -> None:
         """Put the tag that readers follow on the version that was gated."""
         tag, spec = self.plan.spec.publish.tag, self.plan.spec
+        self.phases.begin(PUBLISHING)
         self.report |= {"version": self.head, "tag": tag}
         if tag is None:
             return
@@ -283,6 +300,8 @@ class Run:
             "run_id": plan.run_id,
             "state": state,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "phases": self.phases.seconds(self.first_read),
+            "runner": str(plan.runner),
             "peak_memory_mb": round(peak_mb, 1),
             "gates": to_json(self.gates),
         }

@@ -24,7 +24,7 @@ from pipelines.cli.options import (
     load_profile,
     parse_options,
 )
-from pipelines.cli.printing import ProgressLine, print_facts, print_report, print_rows
+from pipelines.cli.printing import print_facts, print_report, print_rows
 
 
 @app.command()
@@ -102,6 +102,7 @@ def retry(
 
 def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) -> None:
     """Run a job and print its report."""
+    from pipelines.cli.progress import ProgressLine
     from pipelines.run import run_job
 
     profile = load_profile(cluster)

@@ -1,11 +1,10 @@
-"""What the commands print: reports, facts and rows for people or as JSON, and the progress of a run."""
+"""What the commands print: reports, facts and rows for people or as JSON."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,52 +12,6 @@ if TYPE_CHECKING:
     from latentlake import SearchResult
 
 PIPE_WIDTH = 240
-PLAIN_PROGRESS_S = 5.0  # between two lines of progress in a pipe
-
-
-class ProgressLine:
-    """Progress of a run: a bar with rate and time left on a terminal, a line now and then in a pipe. On stderr."""
-
-    def __init__(self, terminal: bool) -> None:
-        self.terminal = terminal
-        self.began = self.printed = time.monotonic()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def update(self, done: int, total: int) -> None:
-        """Note that `done` of `total` objects are through."""
-        if done == 0:
-            self.began = time.monotonic()
-        rate = done / max(time.monotonic() - self.began, 1e-9)
-        if self.terminal:
-            self._draw(done, total, rate)
-        elif done == total or time.monotonic() - self.printed >= PLAIN_PROGRESS_S:
-            left = f", {(total - done) / rate:.0f} s left" if done and done < total else ""
-            print(f"{done}/{total} objects, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
-            self.printed = time.monotonic()
-
-    def _draw(self, done: int, total: int, rate: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        if self.bar is None:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.1f} objects/s"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.start()
-            self.task = self.bar.add_task("objects", total=total, rate=0.0)
-        self.bar.update(self.task, completed=done, rate=rate)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def print_report(report: dict[str, Any], table: str) -> None:
@@ -80,6 +33,8 @@ def print_report(report: dict[str, Any], table: str) -> None:
         recall = f", recall@10 {index['recall']:.3f}" if index["recall"] is not None else ""
         print(f"  search of {index['column']}: {index['type']}{recall}")
     times = ", ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items())
+    if phases := report.get("phases"):
+        print("  " + ", ".join(f"{name} {value:.1f} s" for name, value in phases.items()))
     print(f"  {times}; peak memory {report['peak_memory_mb']:.0f} MB")
     if counts["rejected"]:
         print("  rejected objects and why: latentlake rejects URI TABLE")

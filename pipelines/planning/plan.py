@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,7 @@ from pipelines.planning.listing import known_files, read_listing, write_listing
 from pipelines.planning.pools import Pool, plan_pools
 from pipelines.planning.schema import check_columns, metadata_fields, parts_of, table_schema
 from pipelines.planning.work import GONE, LEFT, write_ids, write_work
+from pipelines.progress import COMPARING, LISTING, Phases
 from pipelines.sources._looks import bounded_looks
 from pipelines.state.forgotten import read_forgotten
 from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
@@ -179,6 +181,7 @@ def make_plan(
     place: Storage | None = None,
     retry: Retry | None = None,
     runner: RunnerName = "auto",
+    phases: Phases | None = None,
 ) -> Plan:
     """List the source, compare with the table, and plan the run of a resolved job.
 
@@ -186,6 +189,8 @@ def make_plan(
     listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
     another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
     """
+    phases = phases or Phases(None, time.time())
+    phases.begin(LISTING)
     capacity = capacity_for(runner, profile)
     pools = tuple(plan_pools(spec.embed, capacity))
     run_id = new_run_id()
@@ -206,6 +211,7 @@ def make_plan(
             if retry is None:
                 forgotten = read_forgotten(lake.child(WORK_FOLDER, name))
                 write_listing(source, known_files(None if rebuild else previous, source), listing, forgotten)
+            phases.begin(COMPARING)
             comparison.load(read_listing(listing))
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
             stored = None if rebuild or base.table is None else base.table.schema

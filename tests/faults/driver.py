@@ -40,12 +40,13 @@ def main() -> int:
     from clusters import this_machine
     from operators.errors import LatentLakeError
     from pipelines.job.jobfile import parse_job
+    from pipelines.progress import Event
     from pipelines.run import run_job
     from pipelines.state import lease
     from pipelines.upkeep.maintain import maintain_table
 
-    def progress(done: int, total: int) -> None:
-        print(f"{time.time():.3f} {done}/{total}", flush=True)
+    def progress(event: Event) -> None:
+        print(f"{time.time():.3f} {event.phase} {event.done}/{event.total}", flush=True)
 
     spec = parse_job(json.loads(asked.job.read_text()))
     if asked.stall:

@@ -14,8 +14,8 @@ from typing import Any
 
 from latentlake.storage import Storage
 from pipelines.job.spec import JobSpec
+from pipelines.progress import EMBEDDING, LOADING, Event, Progress
 
-Progress = Callable[[int, int], None]
 Moment = Callable[[JobSpec, Progress, int], Progress]
 
 SHARDS = (1, 3, 5, 8, 10)  # after so many shards
@@ -98,12 +98,13 @@ def after_shards(number: int) -> Moment:
     def arrange(spec: JobSpec, progress: Progress, seed: int) -> Progress:
         calls = 0
 
-        def count(done: int, total: int) -> None:
+        def count(event: Event) -> None:
             nonlocal calls
-            progress(done, total)
-            if calls == number:
-                die()
-            calls += 1
+            progress(event)
+            if event.phase in (LOADING, EMBEDDING):
+                if calls == number:
+                    die()
+                calls += 1
 
         return count
 

@@ -14,6 +14,7 @@ from worlds import EMBED, World, texts_of
 
 from operators.errors import LatentLakeError
 from pipelines.job.jobfile import parse_job
+from pipelines.progress import EMBEDDING, Event
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
@@ -94,13 +95,11 @@ def test_the_disk_is_full(tmp_path: Path, mounted: Callable[..., None], moment: 
     job = world.job(tmp_path)
     run(job)
     write_texts(tmp_path / "in", texts_of(range(50, 400), "changed"))
-    lake, calls = tmp_path / "lake", 0
+    lake = tmp_path / "lake"
 
-    def progress(done: int, total: int) -> None:
-        nonlocal calls
-        if moment == "before the commit" and done == total:
+    def progress(event: Event) -> None:
+        if moment == "before the commit" and event.phase == EMBEDDING and event.done == event.total:
             fill(lake, 0)
-        calls += 1
 
     leave = {"before the run": 0, "while listing": 16 << 10, "mid-stream": 1200 << 10}
     if moment in leave:

@@ -17,6 +17,7 @@ from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kil
 from worlds import EMBED, World, Worlds, column_run, first_run, pruning_run, rebuilding_run
 
 from pipelines.job.jobfile import parse_job
+from pipelines.progress import EMBEDDING, LOADING, Event
 from pipelines.run import run_job
 from pipelines.state.ledger import read_runs
 
@@ -152,9 +153,9 @@ class Killer:
         self.killed = 0
         self.ended = threading.Event()
 
-    def progress(self, done: int, total: int) -> None:
-        """Another shard is finished."""
-        self.finished += 1
+    def progress(self, event: Event) -> None:
+        """The models are loaded, then shard after shard is finished."""
+        self.finished += event.phase in (LOADING, EMBEDDING)
 
     def watch(self) -> None:
         """Kill one worker for each moment, then end."""

@@ -22,6 +22,7 @@ from worlds import EMBED, World, Worlds, pruning_run, second_run
 
 from operators.errors import SchemaMismatch, WriterConflict
 from pipelines.job.jobfile import parse_job
+from pipelines.progress import EMBEDDING, LOADING
 from pipelines.run import run_job
 from pipelines.state.ledger import read_runs
 
@@ -145,7 +146,11 @@ def test_a_stranger_writes(
                 return original(*args, **options)
 
             patches.setattr(lance.LanceDataset, "commit", staticmethod(commit))
-        progress = (lambda done, total: stranger.write()) if moment == "after the plan" else None
+        progress = (
+            (lambda event: event.phase in (LOADING, EMBEDDING) and stranger.write())
+            if moment == "after the plan"
+            else None
+        )
         try:
             run_job(parse_job(job), progress=progress)
         except WriterConflict:

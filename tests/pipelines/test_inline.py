@@ -27,6 +27,7 @@ from pipelines.job.jobfile import parse_job
 from pipelines.planning import choice
 from pipelines.planning.choice import choose_runner, inline_pools
 from pipelines.planning.pools import plan_pools
+from pipelines.progress import EMBEDDING, Event
 
 MACHINE = ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1)
 
@@ -135,8 +136,8 @@ class Killing:
     def __init__(self) -> None:
         self.killed: list[int] = []
 
-    def __call__(self, done: int, total: int) -> None:
-        if done and not self.killed:
+    def __call__(self, event: Event) -> None:
+        if event.phase == EMBEDDING and not self.killed:
             for child in children_of(psutil.Process()):
                 self.killed.append(child.pid)
                 child.kill()

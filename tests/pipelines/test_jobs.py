@@ -13,6 +13,7 @@ from job_maker import make_job, open_table, write_texts
 import pipelines
 from clusters import ClusterProfile
 from operators.errors import GateRefused, InvalidSpec
+from pipelines.progress import PHASES, Event
 
 
 def test_importing_the_package_loads_nothing():
@@ -42,10 +43,15 @@ def test_planning_and_running_twice_in_one_process(tmp_path: Path):
     job = make_job(tmp_path, write_texts(tmp_path / "in", {"a.txt": "one", "b.txt": "two"}), shard={"max_objects": 1})
     assert pipelines.plan_job(job)["to_read"] == 2
     assert not (tmp_path / "lake").exists()
-    told: list[tuple[int, int]] = []
-    report = pipelines.run_job(job, cluster={"cpus": 2}, progress=lambda done, total: told.append((done, total)))
+    told: list[Event] = []
+    report = pipelines.run_job(job, cluster={"cpus": 2}, progress=told.append)
     assert (report["state"], report["counts"]["embedded"]) == ("published", 2)
-    assert told[0] == (0, 2) and told[-1] == (2, 2) and told == sorted(told)
+    phases = list(dict.fromkeys(event.phase for event in told))
+    assert phases == [name for name in PHASES if name in phases] and {"listing", "embedding", "publishing"} <= set(
+        phases
+    )
+    assert [(event.done, event.total) for event in told if event.phase == "embedding"] == [(1, 2), (2, 2)]
+    assert list(report["phases"]) == phases and sum(report["phases"].values()) <= told[-1].seconds + 60
     write_texts(tmp_path / "in", {"c.txt": "three"})
     assert pipelines.run_job(job, cluster=ClusterProfile())["counts"]["embedded"] == 1
     assert len(open_table(job)) == 3
