@@ -58,19 +58,20 @@ def run_job(
     fresh: bool = False,
     wait: bool = False,
     runner: RunnerName = "auto",
+    limit: int | None = None,
 ) -> Report:
     """Run a job and return its report (see docs/report.md). An interrupted run of the same job is resumed.
 
     `progress` is called with an `Event` (phase, objects done and to do, seconds) as each phase begins, and each time a shard
     is finished. `fresh`
     discards an interrupted run; `wait` waits for another writer of the table; `runner` "auto" runs little work in one process
-    without Ray, and "ray" or "inline" decides. It can be called many times in one process.
+    without Ray, and "ray" or "inline" decides. With a `limit`, only so many objects are run, spread over the listing, and nothing is tagged. It can be called many times in one process.
 
     Raises what `pipelines.run.run_job` raises: `SpecError`, `SourceError`, `GateRefused`, `WriterConflict` and others, all of
     them `LatentLakeError`. If a run was under way, the error's `report` is its report.
     """
     spec, profile = validate_job(job, overrides), profile_of(cluster)
-    return run.run_job(spec, profile, progress, fresh=fresh, wait=wait, runner=runner)
+    return run.run_job(spec, profile, progress, fresh=fresh, wait=wait, runner=runner, limit=limit)
 
 
 def profile_of(cluster: Cluster) -> ClusterProfile:

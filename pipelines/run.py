@@ -21,7 +21,7 @@ from pipelines.flow.counts import Counts
 from pipelines.flow.runners.base import Lives, Runner
 from pipelines.flow.runners.start import runner_ahead
 from pipelines.flow.shard import record_name
-from pipelines.job.spec import JobSpec
+from pipelines.job.spec import JobSpec, PublishSpec
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
@@ -70,13 +70,15 @@ def run_job(
     wait: bool = False,
     retry: Retry | None = None,
     runner: RunnerName | Runner = "auto",
+    limit: int | None = None,
 ) -> Report:
     """Run a job and return its report (see `docs/report.md`).
 
     An interrupted run of the same job is resumed, unless `fresh` discards it. If another writer holds the
     table, `wait` for it. With `retry`, only what an earlier run rejected is done again. `runner` "auto" is Ray, or for little
     work one process without it (see `docs/clusters.md`). `progress` is called with an `Event` as each phase begins, and each
-    time a shard is finished.
+    time a shard is finished. With a `limit`, only so many objects are worked on, spread over the listing; the version is
+    not tagged, and nothing counts as gone.
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
@@ -84,6 +86,8 @@ def run_job(
     began = time.time()
     phases = Phases(progress, began)
     asked = check_runner(runner if isinstance(runner, str) else "inline")
+    if limit is not None:
+        spec = spec.model_copy(update={"limit": limit, "publish": PublishSpec(tag=None)})
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
@@ -302,6 +306,7 @@ class Run:
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "phases": self.phases.seconds(self.first_read),
             "runner": str(plan.runner),
+            **({} if plan.whole is None else {"whole": dict(zip(("objects", "bytes"), plan.whole, strict=True))}),
             "peak_memory_mb": round(peak_mb, 1),
             "gates": to_json(self.gates),
         }

@@ -65,12 +65,34 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an interrupted run instead of resuming it.")] = False,
     wait: Wait = False,
     runner: RunnerOption = "auto",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run only this many objects, spread over the source; the version is not tagged."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or resume an interrupted run of it. With --json the last line is one JSON object, the report."""
     from pipelines.job.jobfile import load_job
 
-    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait, runner=runner)
+    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait, runner=runner, limit=limit)
+
+
+@app.command("try")
+def try_(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    sample: Annotated[int, typer.Option(min=1, help="How many objects, spread over the source.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sample of a job into a temporary lake, and show what comes of it and what the whole would take."""
+    from pipelines.cli.progress import ProgressLine
+    from pipelines.cli.trial import print_trial
+    from pipelines.job.jobfile import load_job
+    from pipelines.trial import try_job
+
+    with ProgressLine(sys.stderr.isatty()) as progress:
+        found = try_job(load_job(job, overrides), sample, progress.update)
+    print(json.dumps(found)) if as_json else print_trial(found)
 
 
 @app.command()

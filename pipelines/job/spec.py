@@ -123,6 +123,9 @@ class JobSpec(Section):
     publish: PublishSpec = PublishSpec()
     shard: ShardSpec = ShardSpec()
     limits: LimitSpec = LimitSpec()
+    limit: int | None = Field(
+        default=None, ge=1
+    )  # of the objects only so many, spread over the listing; never in a file
 
     @property
     def columns(self) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from latentlake.storage import Storage
@@ -42,6 +43,23 @@ def gathered(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows += piece.num_rows
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def write_sample(whole: Storage, rows: int, count: int, place: Storage) -> tuple[int, int]:
+    """Write `count` entries of the listing below `whole`, of `rows`, spread evenly over it, as a listing below `place`.
+
+    Gives the entries of the whole, and their bytes as far as the listing knows. No later run takes entries of a file from a sample.
+    """
+    chosen = np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(np.int64)) if rows else np.zeros(0, np.int64)
+    first, size = 0, 0
+    for part, piece in enumerate(read_listing(whole) or ()):
+        size += int(pc.sum(piece["size"]).as_py() or 0)
+        here = chosen[(chosen >= first) & (chosen < first + piece.num_rows)] - first
+        first += piece.num_rows
+        if len(here):
+            kept = piece.take(pa.array(here)).replace_schema_metadata({SOURCE_KEY: b"sample"})
+            write_parquet(kept, place, f"part-{part:06}.parquet")
+    return rows, size
 
 
 def read_listing(place: Storage) -> Iterator[pa.Table] | None:

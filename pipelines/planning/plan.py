@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from operators.model_files import unpinned_model
 from pipelines.job.spec import JobSpec
 from pipelines.planning.changes import Comparison, table_objects
 from pipelines.planning.choice import Choice, RunnerName, capacity_for, choose_runner, inline_pools
-from pipelines.planning.listing import known_files, read_listing, write_listing
+from pipelines.planning.listing import known_files, read_listing, write_listing, write_sample
 from pipelines.planning.pools import Pool, plan_pools
 from pipelines.planning.schema import check_columns, metadata_fields, parts_of, table_schema
 from pipelines.planning.work import GONE, LEFT, write_ids, write_work
@@ -58,6 +58,7 @@ class Plan:
     place: Storage  # folder of this run
     listing: str  # folder of the listing, below the table's folder of work
     retry: Retry | None = None  # nothing but these earlier rejects is worked on
+    whole: tuple[int, int] | None = None  # objects of the source and their bytes, where the job has a limit
     resumed: Manifest | None = None  # of the run that this one goes on with
 
     @property
@@ -120,15 +121,18 @@ def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
     """See `Plan.state_key`."""
     fingerprints = {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
     metadata = [(field.name, str(field.type)) for field in fields]
-    return short_hash({"source": spec.source.identity(), "columns": fingerprints, "metadata": metadata})
+    limit = {} if spec.limit is None else {"limit": spec.limit}
+    return short_hash({"source": spec.source.identity(), "columns": fingerprints, "metadata": metadata, **limit})
 
 
 def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
     """Equal for two jobs of which one may finish what the other began: what is read, how, by which models, to where."""
     scheme = {"hash": HASH_SCHEME} if HASH_SCHEME > 1 else {}
+    limit = {} if spec.limit is None else {"limit": spec.limit}
     return short_hash(
         {
             **scheme,
+            **limit,
             "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
             "columns": fingerprints_of(spec),
             "table": spec.table.model_dump(mode="json", exclude={"storage_options", "uri"}),
@@ -205,12 +209,21 @@ def make_plan(
     rebuild, source = spec.table.mode == "rebuild", spec.source.beside(lake)
     if retry is not None and (previous is None or base_run is None or rebuild):
         raise SpecError(f"table '{name}' has no run whose rejects could be tried again. Run its job.")
+    if spec.limit is not None and rebuild:
+        raise SpecError(
+            "a run with a limit cannot rebuild: it would drop the rows of all other objects. Use another table."
+        )
+    whole = None
     try:
         with Comparison() as comparison, bounded_looks(spec.limits.object_timeout_s):
             listing = previous if retry and previous else place.child("listing")
             if retry is None:
                 forgotten = read_forgotten(lake.child(WORK_FOLDER, name))
-                write_listing(source, known_files(None if rebuild else previous, source), listing, forgotten)
+                listed = listing if spec.limit is None else place.child("whole")
+                rows = write_listing(source, known_files(None if rebuild else previous, source), listed, forgotten)
+                if spec.limit is not None:
+                    whole = write_sample(listed, rows, spec.limit, listing)
+                    listed.remove()
             phases.begin(COMPARING)
             comparison.load(read_listing(listing))
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
@@ -235,8 +248,11 @@ def make_plan(
             if 0 < changes.unlisted == changes.listed:
                 raise no_file_listed(spec, comparison)
             shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
-            write_ids(place, GONE, comparison.gone())
-            write_ids(place, LEFT, comparison.left())
+            if spec.limit is not None:  # what is not listed is not gone
+                changes = replace(changes, gone=0, left=0)
+            else:
+                write_ids(place, GONE, comparison.gone())
+                write_ids(place, LEFT, comparison.left())
     except BaseException:  # of any kind: nobody will look for this run's folder again
         place.remove()
         raise
@@ -259,6 +275,7 @@ def make_plan(
         place=place,
         listing=base_run.listing if retry and base_run else f"{run_id}/listing",
         retry=retry,
+        whole=whole,
     )
 
 

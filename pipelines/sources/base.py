@@ -164,7 +164,10 @@ class SourceConfig(BaseModel, ABC):
     def beside(self, lake: Storage) -> SourceConfig:
         """The same source, of a job that writes to this lake: what lies in it is no object."""
         source = self.model_copy()
-        source._own = own_names(self.storage, lake, self._job_file)
+        names = [name for name in (self._own, own_names(self.storage, lake, self._job_file)) if name]
+        source._own = (
+            "|".join(f"(?:{name})" for name in dict.fromkeys(names)) if len(names) > 1 else next(iter(names), None)
+        )
         return source
 
     @property
