@@ -11,7 +11,7 @@ import latentlake
 from latentlake.stored import stored_bytes
 from pipelines.job.spec import IndexSpec, JobSpec
 from pipelines.planning.plan import resolve_models
-from pipelines.progress import EMBEDDING, Progress
+from pipelines.progress import Progress
 from pipelines.run import run_job
 
 TABLE = "trial"
@@ -97,7 +97,7 @@ def forecast(report: dict[str, Any], spec: JobSpec) -> dict[str, Any] | None:
     factors = [whole["objects"] / counts["listed"]]
     if report["bytes_read"] and whole["bytes"]:
         factors.append(whole["bytes"] / report["bytes_read"])
-    seconds = report["phases"].get(EMBEDDING, 0.0)
+    seconds = report["seconds"]["stream"]
     row_bytes = ROW_BYTES + sum(stored_bytes(e.dtype, e.config.dimension) for e in spec.embed)
     text = report["bytes_read"] if spec.chain.column == "text" else 0
     megabytes = (report["rows_written"] * row_bytes + text) / 2**20

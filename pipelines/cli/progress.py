@@ -59,6 +59,8 @@ class ProgressLine:
         self.event, self._at = event, time.monotonic()
         if self.terminal:
             self._draw(event)
+        elif event.phase == EMBEDDING and event.done == event.total:
+            print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """How far the run is, in a line."""

@@ -28,30 +28,30 @@ BEYOND_ITS_SHARDS = {"shards-8", "shards-10"}  # an incremental run has seven
 PROMISE = "identical; finished shards are taken over"
 
 
-def go_on(job: dict[str, Any], folder: Path, as_process: bool = True) -> None:
+def go_on(job: dict[str, Any], folder: Path, as_process: bool = True, runner: str = "ray") -> None:
     """Run a job again that was killed; nothing that is finished is done again."""
     lake, name = parse_job(job).table.lake, job["table"]["name"]
     ended = {
         line["run_id"] for line in read_runs(lake, name, "state = 'published'")
     }  # only its folder is left to be cleared
     before = {run_id: shards for run_id, shards in unfinished(job).items() if run_id not in ended}
-    report = Driver(folder, job).succeed() if as_process else run(job)
+    report = Driver(folder, job, "--runner", runner).succeed() if as_process else run(job)
     assert report["shards_taken_over"] >= max(before.values(), default=0)
     assert report["run_id"] in before or not before or not report["shards"], "another run was begun"
 
 
-def check_killed(world: World, folder: Path, moment: str, quick: bool = True) -> None:
+def check_killed(world: World, folder: Path, moment: str, quick: bool = True, runner: str = "ray") -> None:
     """Kill the driver at a moment, run the job again, compare.
 
     To be `quick`, a run that dies when its shards are finished has them from an earlier kill, and this process goes on.
     """
     job = world.streamed_job(folder) if quick and moment in LATE else world.new_job(folder)
-    driver = Driver(folder, job, "--moment", moment, "--seed", str(sum(moment.encode())))
+    driver = Driver(folder, job, "--moment", moment, "--seed", str(sum(moment.encode())), "--runner", runner)
     code = driver.wait()
     assert code == -9 or moment.startswith("any"), f"the moment never came:\n{driver.log}"
     if moment in EARLY:
         assert not unfinished(job)
-    go_on(job, folder, as_process=not quick)
+    go_on(job, folder, not quick, runner)
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)
     check_settled(job)
@@ -61,6 +61,12 @@ def check_killed(world: World, folder: Path, moment: str, quick: bool = True) ->
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_first_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     check_killed(worlds.get(first_run), tmp_path, moment, quick=False)
+
+
+@pytest.mark.fault("driver killed, first run without Ray", PROMISE, sample=1)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_first_run_without_ray_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    check_killed(worlds.get(first_run), tmp_path, moment, quick=False, runner="inline")
 
 
 @pytest.mark.fault("driver killed, incremental run with prune", PROMISE)

@@ -54,10 +54,11 @@ OPERATOR = {
 GATES = {"max_reject_rate": 0.2}
 
 
-def run_with_plugins(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def run_with_plugins(folder: Path, job: dict[str, Any], runner: str) -> dict[str, Any]:
     """Report of a job whose processes have the plugins."""
     plugins = folder / "plugins"
-    return Driver(folder, job, python_path=plugins if plugins.exists() else install_plugins(plugins)).succeed(WAIT_S)
+    path = plugins if plugins.exists() else install_plugins(plugins)
+    return Driver(folder, job, "--runner", runner, python_path=path).succeed(WAIT_S)
 
 
 def check_rejects(job: dict[str, Any], poison: dict[str, tuple[bytes, str, str]]) -> None:
@@ -69,18 +70,21 @@ def check_rejects(job: dict[str, Any], poison: dict[str, tuple[bytes, str, str]]
         assert re.search(reason, found[name][1]), (name, found[name])
 
 
-def check_run(folder: Path, job: dict[str, Any], total: int, poison: dict[str, tuple[bytes, str, str]]) -> None:
+def check_run(
+    folder: Path, job: dict[str, Any], total: int, poison: dict[str, tuple[bytes, str, str]], runner: str = "ray"
+) -> None:
     """Run a job on poison, then once more."""
-    report = run_with_plugins(folder, job)
+    report = run_with_plugins(folder, job, runner)
     assert (report["counts"]["embedded"], report["counts"]["rejected"]) == (total - len(poison), len(poison))
     check_rejects(job, poison)
     check_snapshot(take_snapshot(job))
-    again = run_with_plugins(folder, job)
+    again = run_with_plugins(folder, job, runner)
     assert (again["state"], again["objects_read"], again["counts"]["rejected"]) == ("unchanged", 0, len(poison))
 
 
 @pytest.mark.fault("2 % poison: texts and the model", "rejects with stage and reason; the rest embedded; the run ends")
-def test_poisoned_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["ray", "inline"])
+def test_poisoned_texts(tmp_path: Path, runner: str) -> None:
     (tmp_path / "in").mkdir()
     good = {f"{n:04}.txt": f"text number {n} about subject {n % 7}" for n in range(600)}
     for name, text in good.items():
@@ -88,7 +92,7 @@ def test_poisoned_texts(tmp_path: Path) -> None:
     embed = {"column": "v", "family": "poison", "dim": 16, "pool": {"min": 1, "max": 1}}
     source = {"kind": "files", "uri": str(tmp_path / "in")}
     job = make_job(tmp_path, source, [embed], gates=GATES, shard={"max_objects": 64})
-    check_run(tmp_path, job, 600, TEXTS)
+    check_run(tmp_path, job, 600, TEXTS, runner)
     rows = {row["id"]: row["v"] for row in take_snapshot(job).rows.to_pylist()}
     config = Config(dim=16, normalize=True)
     names = sorted(set(good) - set(TEXTS))
@@ -99,7 +103,8 @@ def test_poisoned_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("2 % poison: an operator that kills its process", "rejects with stage and reason; the run ends")
-def test_a_poisoned_reading_task(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["ray", "inline"])
+def test_a_poisoned_reading_task(tmp_path: Path, runner: str) -> None:
     (tmp_path / "in").mkdir()
     for n in range(150):
         name = f"{n:04}.txt"
@@ -109,7 +114,7 @@ def test_a_poisoned_reading_task(tmp_path: Path) -> None:
     job = make_job(
         tmp_path, source, [embed], preprocess=[{"op": "poison_text"}], gates=GATES, shard={"max_objects": 64}
     )
-    check_run(tmp_path, job, 150, OPERATOR)
+    check_run(tmp_path, job, 150, OPERATOR, runner)
 
 
 OVERRAN = r"it took longer than 8 s \(limits.object_timeout_s\)"
