@@ -67,7 +67,6 @@ def make_table(folder: Path, rows: int) -> None:
         write_file(folder / "in", number)
     run_job(job_of(folder, str(folder / "lake"), {}))
     maintain_table(open_storage(str(folder / "lake")), "t", keep=timedelta(0), orphans=timedelta(0))
-    run_job(job_of(folder, str(folder / "lake"), {}))  # which measures the recall of the merged index
     done.write_text(f"{time.time() - began:.0f} s")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lance import LanceDataset
@@ -27,17 +28,20 @@ def known_indexes(lake: Storage, table: str, version: int | None) -> dict[str, I
     return found
 
 
-def indexes_after(lake: Storage, table: str, before: LanceDataset, after: LanceDataset) -> dict[str, IndexReport]:
-    """What is known of a version that holds the same rows as the one `before`, in other files: how many vectors there are."""
+def indexes_after(
+    lake: Storage, table: str, before: LanceDataset, after: LanceDataset, recalls: Mapping[str, float]
+) -> dict[str, IndexReport]:
+    """What is known of a version that holds the same rows as the one `before`, in other files. `recalls` were measured there."""
+    version = int(after.version)
     return {
         column: replace(
             report,
             rows=count_known(before, column, open_version(before, report), report),
-            recall=None,
+            recall=recalls.get(column),
             seconds=0.0,
-            measured_at=None,
+            measured_at=version if column in recalls else None,
             added=0,
-            version=int(after.version),
+            version=version,
         )
         for column, report in known_indexes(lake, table, int(before.version)).items()
         if column in before.schema.names

@@ -81,7 +81,7 @@ def maintain_table(
         report["tags_moved"] = (
             move_tags(lease, after, before.version) if held and after.version != before.version else []
         )
-        known = indexes_after(lake, table, before, after)
+        known = indexes_after(lake, table, before, after, report["recall"] if held else {})
         report["indexes"] = [asdict(index) for index in known.values()]
         if after.version != before.version:
             note_maintenance(lake, table, before.version, after, report, began)

@@ -344,7 +344,7 @@ def test_folders_of_runs_that_nobody_looks_into_go(tmp_path: Path):
 # gates and leases
 
 
-def test_recall_is_carried_from_run_to_run_until_segments_are_merged(tmp_path: Path):
+def test_recall_is_carried_from_run_to_run_and_measured_where_segments_are_merged(tmp_path: Path):
     job = indexed(tmp_path, 0, gates={"min_recall": 0.1})
     first = newest(job).version
     for number in range(2):
@@ -353,10 +353,11 @@ def test_recall_is_carried_from_run_to_run_until_segments_are_merged(tmp_path: P
         (index,) = report["indexes"]
         assert (index["measured_at"], index["added"], index["rows"]) == (first, 2 * number + 2, 301 + number)
         assert [g["measured_at"] for g in report["gates"] if g["name"] == "min_recall"] == [first]
-    assert maintain(job)["indexes"][0]["rows"] == 302
+    upkeep = maintain(job)
+    assert (upkeep["indexes"][0]["rows"], upkeep["indexes"][0]["recall"]) == (302, upkeep["recall"]["h"])
     write_texts(tmp_path / "in", {"last.txt": "the last"})
     (index,) = run_job(job)["indexes"]
-    assert (index["measured_at"], index["added"], index["rows"]) == (newest(job).version, 0, 303)
+    assert (index["measured_at"], index["added"], index["rows"]) == (upkeep["version"], 1, 303)
 
 
 def test_an_index_that_finds_too_little_keeps_the_tag(
