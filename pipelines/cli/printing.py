@@ -79,7 +79,7 @@ def snippet_of(hit: Mapping[str, Any], columns: Sequence[str]) -> str:
     """The text of a hit; for one without a text, these columns of it."""
     if hit.get("text"):
         return str(hit["text"])
-    return "  ".join(f"{name}: {hit[name]}" for name in columns if hit[name] is not None)
+    return ", ".join(f"{name}: {hit[name]}" for name in columns if hit[name] is not None)
 
 
 def print_rich(value: Any) -> None:

@@ -311,7 +311,7 @@ def test_hits_fit_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["distance", "id", "snippet"]
     assert len(first) == 100 and first.startswith("0.2500    a/a/") and first.endswith("…")
-    assert len(second) == 100 and "object_id: b  uri: s3://bucket/b" in second
+    assert len(second) == 100 and "object_id: b, uri: s3://bucket/b" in second
     print_hits(SearchResult(pa.table(hits).slice(0, 0)))
     assert capsys.readouterr().out == "no hits\n"
 
