@@ -55,13 +55,26 @@ def search(
         list[str],
         typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
     ] = [],  # noqa: B006
+    allow_models: Annotated[
+        list[str],
+        typer.Option(
+            "--allow-model",
+            metavar="PLACE",
+            help="Load a model from this place in an object store, if the table names it.",
+        ),
+    ] = [],  # noqa: B006
     tag: Tag = None,
     version: Version = None,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Search a table by text, file or row. Prints the distance, the id and a snippet of each hit."""
-    trust = {"allow_downloads": allow_downloads, "trust_remote_code": trust_remote_code, "allow_hosts": allow_hosts}
+    trust = {
+        "allow_downloads": allow_downloads,
+        "trust_remote_code": trust_remote_code,
+        "allow_hosts": allow_hosts,
+        "allow_models": allow_models,
+    }
     found = open_table(uri, table, tag, version, options, models=parse_options(models), **trust).search(
         query if file is None else file, id=row, k=k, column=column, where=where, exact=exact
     )

@@ -16,6 +16,7 @@ WORDS = (
     (r"name one with `column=`:", "name one with --column:"),
     (r"connect\(uri, models=\{'([^']*)': PATH\}\)", r"--model \1=PATH"),
     (r"connect\(uri, allow_hosts=\{'([^']*)'\}\)", r"--allow-host \1"),
+    (r"connect\(uri, allow_models=\{'([^']*)'\}\)", r"--allow-model \1"),
     (r"connect\(uri, trust_remote_code=True\)", "--trust-remote-code"),
     (r"(?:connect\(uri, )?`?allow_downloads=True`?\)?", "--allow-downloads"),
     (r"`versions\(\)` lists them", "`latentlake versions URI TABLE` lists them"),

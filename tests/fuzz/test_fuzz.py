@@ -33,7 +33,7 @@ def test_what_it_finds(monkeypatch: pytest.MonkeyPatch):
     assert [at for at, finding in enumerate(found) if finding is None] == [0, 1, 3, 7]
     assert found[2] == Finding("fault", "text", 2, "text came out")
     assert (found[4].what, found[4].why) == ("death", "SIGABRT")
-    assert (found[5].what, found[5].why) == ("death", "a look at it took longer than 5 s")
+    assert (found[5].what, found[5].why) == ("death", "nothing came from it for 5 s")
     assert found[6].seed == 6
 
 

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 import latentlake
 from latentlake import handover
-from latentlake.indexes import build_index
+from latentlake.building import build_index
 from operators.chain import Chain
 from operators.embedders.hashing import Config
 from operators.errors import MissingExtra, SpecError

@@ -265,7 +265,8 @@ def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path):
     assert (report["counts"]["listed"], report["counts"]["embedded"], report["rows_written"]) == (8, 8, 8)
     assert list(unfinished_runs(lake_of(job), "t")) == []
     assert run_job(job)["counts"] == {
-        "listed": 9, "embedded": 1, "reused": 0, "unchanged": 8, "filtered": 0, "rejected": 0, "removed": 0, "left_out": 0
+        "listed": 9, "embedded": 1, "reused": 0, "unchanged": 8, "filtered": 0, "rejected": 0, "removed": 0, "left_out": 0,
+        "forgotten": 0,
     }  # fmt: skip
 
 
