@@ -350,7 +350,7 @@ def test_the_report_page_names_every_key():
     )
     seconds = {"setup": 0.0, "stream": 0.0, "commit": 0.0, "index": 0.0}
     report = build_report(plan, "unchanged", {"v": Counts()}, Tally(["v"], "a"), {}, seconds)  # type: ignore[arg-type]
-    assert set(documented(section("docs/report.md", "Keys"))) == {*report, "error"}
+    assert set(documented(section("docs/report.md", "Keys"))) == {*report, "error", "phases", "runner"}
     assert set(documented(section("docs/report.md", "Counts"))) == set(report["counts"])
     assert set(documented(section("docs/report.md", "Seconds"))) == set(seconds)
     for name in {*report["columns"]["v"], *(field.name for field in fields(IndexReport))}:

@@ -28,7 +28,7 @@ import re, sys, time
 import numpy as np
 from latentlake.storage import open_storage
 from operators.batch import make_batch, map_rows
-from pipelines import watchdog
+from pipelines.flow import watchdog
 from pipelines.state.journal import Journal
 from pipelines.flow.watchdog import Watchdog
 
