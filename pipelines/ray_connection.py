@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -24,7 +24,6 @@ STARTING = "Is there memory, and room in TMPDIR, whose path must be short? Ray's
 REACHING = (
     "Check the profile's address (or RAY_ADDRESS), that its head runs this version of Ray, and RAY_AUTH_TOKEN_PATH."
 )
-REMOVALS = 10  # attempts at removing the folder of a private Ray
 CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Ray ends workers that idle for a second. Those that are to read and write have idled since before the models were loaded, and new
 # ones would take seconds of the models' CPUs at the beginning of the stream.
@@ -126,11 +125,8 @@ def private_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for _ in range(REMOVALS):  # a process of Ray's that is about to end may yet write a log
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.2)
-            if not folder.exists():
-                break
+        shutil.rmtree(folder, ignore_errors=True)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # Ray may make an empty one again
 
 
 @contextmanager
