@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import secrets
@@ -80,7 +79,7 @@ def running_ray(profile: ClusterProfile) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=profile.object_store_bytes(capacity),
                 _temp_dir=str(folder),
-                _system_config=KEEP_WORKERS,
+                _system_config=dict(KEEP_WORKERS),  # Ray writes the session's own folders into it
             ),
         ):
             yield
@@ -126,7 +125,6 @@ def private_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # Ray may make an empty one again
 
 
 @contextmanager
