@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from latentlake.layout import check_layout
 
-# Before anything else of ours is imported: beside another package `operators`, the imports below fail obscurely.
+# Before our other packages are imported: with another package `operators` on the path, the imports below fail obscurely.
 check_layout()
 
 from latentlake.embedders import (  # noqa: E402

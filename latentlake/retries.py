@@ -1,7 +1,7 @@
 """How patient we are with object stores: timeouts, and retries with backoff and jitter, in one place.
 
 The libraries do the work. obstore and Lance both retry 5xx answers, throttling, connections that break and requests that time
-out, and obstore goes on with a body that broke off. Neither repeats, as measured with `tests/faults`: a listing, or the body
+out, and obstore resumes a body that broke off. Neither repeats, as measured with `tests/faults`: a listing, or the body
 of an error, that breaks off; a delete; an upload in parts; a write that must not overwrite. These are `retried` by us.
 """
 

@@ -53,7 +53,7 @@ SUMMARY = StoredFormat("the summary of a commit")
 
 @dataclass(frozen=True)
 class TableVersion:
-    """One version of a table. `run_id` and `summary` are None where no run of ours made it."""
+    """One version of a table. `run_id` and `summary` are None if no run made it."""
 
     version: int
     timestamp: datetime  # UTC

@@ -11,7 +11,7 @@ LISTENERS: list[Listener] = []  # of this process; the last one hears
 
 
 def beat(object_id: str | None = None) -> None:
-    """Say that work goes on: on this object from now on, or on nobody knows which."""
+    """Say that work continues, from now on with this object, if it is known which."""
     if LISTENERS:
         LISTENERS[-1](object_id)
 

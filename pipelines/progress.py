@@ -35,7 +35,7 @@ class Phases:
         self._begun: dict[str, float] = {}
 
     def begin(self, phase: str, done: int = 0, total: int = 0) -> None:
-        """A phase begins, and the one before ends; or it goes on, and so many of `total` objects are finished."""
+        """A phase begins, and the one before ends; or it continues, and so many of `total` objects are finished."""
         now = time.time()
         self._begun.setdefault(phase, now)
         if total:

@@ -114,7 +114,7 @@ def numbered(tokens: Tokens, word: int) -> Tokens:
 
 
 def places_to_cut(text: str, tokens: Tokens, begin: int, start: int, limit: int) -> tuple[int | None, int]:
-    """The token that the next piece goes on with, and an earlier one that its text begins with; None if there is none.
+    """The first new token of the next piece, and an earlier one at which its text begins; None if there is none.
 
     Where a word begins, if one does; before the character `limit`, and far enough behind `start` for an overlap. Not in white
     space, if there is anything else: at the ends of a text it may be dropped.

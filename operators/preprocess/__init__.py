@@ -65,6 +65,7 @@ def operator(
     """
 
     def mark(fn: Callable[..., Batch]) -> Callable[..., Batch]:
+        """The function itself, with its `Operator`: its keywords are the fields of the operator's config."""
         hints = inspect.get_annotations(fn, eval_str=True)
         keywords = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY]
         fields: dict[str, Any] = {

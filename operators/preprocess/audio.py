@@ -87,6 +87,7 @@ def limit_duration(
     """Filter rows that are shorter than `min_seconds`; those longer than `max_seconds` too, or `cut` them to their start."""
 
     def limit(sound: Waveform) -> Waveform:
+        """A sound, cut or whole. Raises `RowFiltered`."""
         if sound.seconds < min_seconds:
             raise RowFiltered(f"{sound.seconds:.2f} seconds, shorter than {min_seconds:g}")
         if max_seconds is None or sound.seconds <= max_seconds:

@@ -104,6 +104,7 @@ def normalize_intensity(
     """
 
     def normalize(image: np.ndarray | Image.Image) -> Image.Image:
+        """One picture, stretched."""
         pixels = as_pixels(image)
         background = background_of(pixels, np.float64) if subtract_background else np.float64(0)
         values = pixels.astype(np.float64)

@@ -58,7 +58,7 @@ def make_stages(
 
 
 def make_reader(plan: Plan, version: int | None, shards: Sequence[int]) -> ReadShard:
-    """The first stage of a plan's flow. Vectors that the table holds may be copied, unless all are made anew."""
+    """The first stage of a plan's flow. It copies vectors that the table has, unless all are made again."""
     reused = None if plan.replaces_all else version
     new = tuple(field.name for field in plan.new_fields)
     return ReadShard(plan.spec, plan.place, plan.fields, reused, plan.rewrites, bool(plan.patched), tuple(shards), new)

@@ -59,11 +59,11 @@ class Plan:
     listing: str  # folder of the listing, below the table's folder of work
     retry: Retry | None = None  # nothing but these earlier rejects is worked on
     whole: tuple[int, int] | None = None  # objects of the source and their bytes, where the job has a limit
-    resumed: Manifest | None = None  # of the run that this one goes on with
+    resumed: Manifest | None = None  # of the run that this one resumes
 
     @property
     def replaces_all(self) -> bool:
-        """Whether the run writes every row anew and drops all that the table held."""
+        """Whether the run writes every row again and drops all rows of the table."""
         return replaces_all(self.spec, self.base_version)
 
     @property
@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def patched(self) -> tuple[str, ...]:
-        """Columns that are merged into the table's fragments, for objects that have not changed; none: such objects are written anew."""
+        """Columns that are merged into the table's fragments, for objects that have not changed; none: such objects are written again."""
         vectors = {name for column in self.spec.columns for name in parts_of(self.spec, column)}
         names = tuple(field.name for field in self.new_fields)
         return names if set(names) <= vectors and set(names) & set(self.spec.columns) and not self.replaces_all else ()
@@ -90,7 +90,7 @@ class Plan:
         return state_key(self.spec, self.fields)
 
     def manifest(self, version: int | None, started_at: float) -> Manifest:
-        """What has to be known to go on with this run, which writes for `version` of the table."""
+        """What is needed to resume this run, which writes for `version` of the table."""
         return Manifest(
             run_id=self.run_id,
             table=self.spec.table.name,
@@ -114,7 +114,7 @@ class Plan:
 
 def replaces_all(spec: JobSpec, base_version: int | None) -> bool:
     """See `Plan.replaces_all`."""
-    return base_version is None or spec.table.mode == "rebuild"
+    return base_version is None or is_rebuild(spec)
 
 
 def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
@@ -201,58 +201,24 @@ def make_plan(
     lake, name = spec.table.lake, spec.table.name
     place = place or lake.child(WORK_FOLDER, name, run_id)
     base = choose_base(spec, open_dataset(lake, name))
-    if base.table is not None:
+    if base.table is not None and base.version is not None:
         check_columns(spec, base.table.schema)
-    base_version = None if base.table is None else int(base.table.version)
-    base_run = find_base_run(lake, name, base_version) if base_version is not None else None
-    previous = lake.child(WORK_FOLDER, name, base_run.listing) if base_run else None
-    rebuild, source = spec.table.mode == "rebuild", spec.source.beside(lake)
-    if retry is not None and (previous is None or base_run is None or rebuild):
-        raise SpecError(f"table '{name}' has no run whose rejects could be tried again. Run its job.")
-    if spec.limit is not None and rebuild:
-        raise SpecError(
-            "a run with a limit cannot rebuild: it would drop the rows of all other objects. Use another table."
-        )
-    whole = None
+        base = replace(base, run=find_base_run(lake, name, base.version))
+    check_kind(spec, base, retry)
     try:
         with Comparison() as comparison, bounded_looks(spec.limits.object_timeout_s):
-            listing = previous if retry and previous else place.child("listing")
-            if retry is None:
-                forgotten = read_forgotten(lake.child(WORK_FOLDER, name))
-                listed = listing if spec.limit is None else place.child("whole")
-                rows = write_listing(source, known_files(None if rebuild else previous, source), listed, forgotten)
-                if spec.limit is not None:
-                    whole = write_sample(listed, rows, spec.limit, listing)
-                    listed.remove()
-            phases.begin(COMPARING)
-            comparison.load(read_listing(listing))
+            whole = list_source(spec, base, place, comparison, phases, retry)
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
-            stored = None if rebuild or base.table is None else base.table.schema
+            stored = None if is_rebuild(spec) or base.table is None else base.table.schema
             schema = table_schema(spec, fields, stored, run_id)
             new_fields = tuple(f for f in schema if stored is not None and f.name not in stored.names)
-            # A column of the same job that is new was dropped by someone: no row has it, whatever that run has written.
-            same_job = base_run is not None and base_run.state_key == state_key(spec, fields)
-            known = same_job and not rebuild and not new_fields
-            if retry is not None and not known:
-                raise SpecError(
-                    f"the job that table '{name}' was last written by is another one. Run this job as a whole."
-                )
-            changes = comparison.find_changes(
-                read_listing(previous) if known and previous else None,
-                table_objects(base.table, () if known or rebuild else spec.columns),
-                read_rejects(lake, name),
-                spec.columns,
-                retry,
-                source.own if source.uri_is_object else None,
-            )
-            if 0 < changes.unlisted == changes.listed:
-                raise no_file_listed(spec, comparison)
+            changes = compare(spec, base, comparison, fields, new_fields, retry)
             shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
-            if spec.limit is not None:  # what is not listed is not gone
-                changes = replace(changes, gone=0, left=0)
-            else:
+            if spec.limit is None:
                 write_ids(place, GONE, comparison.gone())
                 write_ids(place, LEFT, comparison.left())
+            else:  # what is not listed is not gone
+                changes = replace(changes, gone=0, left=0)
     except BaseException:  # of any kind: nobody will look for this run's folder again
         place.remove()
         raise
@@ -263,8 +229,8 @@ def make_plan(
         capacity=capacity,
         pools=pools,
         runner=choose_runner(runner, profile, spec, pools, changes.work, changes.work_bytes),
-        base_version=base_version,
-        base_run=base_run,
+        base_version=base.version,
+        base_run=base.run,
         restores=base.restores,
         unpublished=base.unpublished,
         changes=changes,
@@ -273,10 +239,79 @@ def make_plan(
         new_fields=new_fields,
         shards=shards,
         place=place,
-        listing=base_run.listing if retry and base_run else f"{run_id}/listing",
+        listing=base.run.listing if retry and base.run else f"{run_id}/listing",
         retry=retry,
         whole=whole,
     )
+
+
+def is_rebuild(spec: JobSpec) -> bool:
+    """Whether the run takes nothing over from the table."""
+    return spec.table.mode == "rebuild"
+
+
+def check_kind(spec: JobSpec, base: Base, retry: Retry | None) -> None:
+    """Raise `SpecError` for a retry without a run to retry, and for a limited run that would drop all other rows."""
+    if retry is not None and (base.run is None or is_rebuild(spec)):
+        raise SpecError(f"table '{spec.table.name}' has no run whose rejects could be tried again. Run its job.")
+    if spec.limit is not None and is_rebuild(spec):
+        raise SpecError(
+            "a run with a limit cannot rebuild: it would drop the rows of all other objects. Use another table."
+        )
+
+
+def list_source(
+    spec: JobSpec, base: Base, place: Storage, comparison: Comparison, phases: Phases, retry: Retry | None
+) -> tuple[int, int] | None:
+    """Write the listing below `place` and load it for comparison. Of a job with a limit: objects and bytes of the whole source.
+
+    With `retry` the listing of the base version is loaded, and nothing is listed.
+    """
+    previous, whole = base.listing(spec), None
+    if retry is not None and previous is not None:
+        listing = previous
+    else:
+        listing, source = place.child("listing"), spec.source.beside(spec.table.lake)
+        listed = listing if spec.limit is None else place.child("whole")
+        known = known_files(None if is_rebuild(spec) else previous, source)
+        forgotten = read_forgotten(spec.table.lake.child(WORK_FOLDER, spec.table.name))
+        rows = write_listing(source, known, listed, forgotten)
+        if spec.limit is not None:
+            whole = write_sample(listed, rows, spec.limit, listing)
+            listed.remove()
+    phases.begin(COMPARING)
+    comparison.load(read_listing(listing))
+    return whole
+
+
+def compare(
+    spec: JobSpec,
+    base: Base,
+    comparison: Comparison,
+    fields: tuple[pa.Field, ...],
+    new_fields: tuple[pa.Field, ...],
+    retry: Retry | None,
+) -> Changes:
+    """What the loaded listing asks for, next to the table. Raises `SpecError`, and `SourceError` where no file can be listed."""
+    # A column of the same job that is new was dropped by someone: no row has it, whatever that run has written.
+    same_job = base.run is not None and base.run.state_key == state_key(spec, fields)
+    known = same_job and not is_rebuild(spec) and not new_fields
+    if retry is not None and not known:
+        raise SpecError(
+            f"the job that table '{spec.table.name}' was last written by is another one. Run this job as a whole."
+        )
+    previous, source = base.listing(spec), spec.source.beside(spec.table.lake)
+    changes = comparison.find_changes(
+        read_listing(previous) if known and previous else None,
+        table_objects(base.table, () if known or is_rebuild(spec) else spec.columns),
+        read_rejects(spec.table.lake, spec.table.name),
+        spec.columns,
+        retry,
+        source.own if source.uri_is_object else None,
+    )
+    if 0 < changes.unlisted == changes.listed:
+        raise no_file_listed(spec, comparison)
+    return changes
 
 
 def no_file_listed(spec: JobSpec, comparison: Comparison) -> SourceError:
@@ -325,6 +360,17 @@ class Base:
     table: lance.LanceDataset | None
     restores: bool = False
     unpublished: bool = False
+    run: BaseRun | None = None
+
+    @property
+    def version(self) -> int | None:
+        """The table's version; None: there is no table."""
+        return None if self.table is None else int(self.table.version)
+
+    def listing(self, spec: JobSpec) -> Storage | None:
+        """What the source held at that version, if it is known."""
+        lake, name = spec.table.lake, spec.table.name
+        return None if self.run is None else lake.child(WORK_FOLDER, name, self.run.listing)
 
 
 def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:

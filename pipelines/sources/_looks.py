@@ -43,7 +43,7 @@ def bounded_looks(timeout_s: float) -> Iterator[None]:
 
 
 def look(function: Callable[..., Iterable[T | None]], *arguments: Any) -> Iterator[T]:
-    """What a function of a module yields for these arguments; None, which it should yield now and then, says that it goes on.
+    """What a function of a module yields for these arguments; None, which it should yield now and then, says that it still works.
 
     Raises what it raises, and `LookFailed`. What it gives for the same arguments must be the same, for it may be asked twice.
     """

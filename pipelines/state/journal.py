@@ -2,7 +2,7 @@
 
 A stage that begins a shard leaves a note and takes it away at the end. An attempt that meets a note knows that the one
 before died, and works carefully: in small units, each noted before it begins. The unit that the next death leaves behind is
-then worked on row by row, and the row that two processes died on alone is the one: it is rejected, and the run goes on. A death
+then worked on row by row, and the row that two processes died on alone is the one: it is rejected, and the run continues. A death
 that has nothing to do with the rows (a kill, a lost machine) costs one careful attempt, with the same result.
 
 A row that hangs is ended by a watchdog, which knows it, or its unit, and notes it here: it counts as dead at once.

@@ -46,7 +46,7 @@ RUNS_SCHEMA = pa.schema(
         pa.field("spec", pa.string()),  # JSON of the job, secrets as references
     ]
 )
-# What became of a run. One that failed or was interrupted goes on when its job is run again; the others have ended.
+# What became of a run. One that failed or was interrupted is resumed when its job is run again; the others have ended.
 REPORT = StoredFormat("the report of the run")
 SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
@@ -172,7 +172,7 @@ def write_rejects(
 ) -> None:
     """Add a run's rejects (`rows`, in pieces), and take out what no longer holds.
 
-    `settled` are the ids of objects whose fate a published run has decided anew, or that left the source: their earlier
+    `settled` are the ids of objects whose fate a published run has decided again, or that left the source: their earlier
     rejects go; no id stands twice in one of its streams. Empty for a run that published nothing. So do rejects of runs that
     published nothing, and those that this run wrote before.
     """

@@ -65,7 +65,7 @@ class Retry:
 class Manifest:
     """A run under way, or one that was and can go on. JSON-able but for the schemas."""
 
-    # A field that is not known here is refused: without it the run might be gone on with wrongly.
+    # A field that is not known here is refused: without it the run might be resumed wrongly.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     run_id: str
@@ -89,7 +89,7 @@ class Manifest:
 
     @property
     def is_of_this_release(self) -> bool:
-        """Whether objects are hashed as the run hashed them: else nobody can go on with it."""
+        """Whether objects are hashed as the run hashed them: else nobody can resume it."""
         return self.hash_scheme == HASH_SCHEME
 
     def place(self, lake: Storage) -> Storage:
@@ -165,7 +165,7 @@ def unfinished_runs(lake: Storage, table: str) -> Iterator[Manifest]:
 
 
 def unreadable_runs(lake: Storage, table: str) -> dict[str, str]:
-    """Runs of a table that were cut short and cannot be gone on with, as their manifest cannot be read: why, by run id."""
+    """Runs of a table that were cut short and cannot be resumed, as their manifest cannot be read: why, by run id."""
     return {name: str(why) for name, why in read_manifests(lake, table) if isinstance(why, Unreadable)}
 
 
