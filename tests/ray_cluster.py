@@ -30,10 +30,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class RayNode:
-    """A node as `ray start --block` makes it: a head, or a member of the cluster at `address`."""
+    """A node as `ray start --block` makes it: a head, or a member of the cluster at `address`.
+
+    Its files are in a folder of its own, as on a machine of its own: where two nodes share one, each deletes the working
+    folder of the other's submitted jobs.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], options: list[str]) -> None:
-        self.mark = secrets.token_hex(8)
+        self.mark = secrets.token_hex(4)
         self.log = folder / f"{self.mark}.log"
         ports = [f"--{name}={port}" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
         first = 20000 + secrets.randbelow(200) * 100
@@ -42,6 +46,7 @@ class RayNode:
             "start",
             "--block",
             "--disable-usage-stats",
+            f"--temp-dir={folder / self.mark}",
             *options,
             *ports,
         ]
@@ -103,7 +108,6 @@ class RayCluster:
             f"--port={port}",
             f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}",
-            f"--temp-dir={folder / 'r'}",
         ]
         self._start([*head, f"--num-cpus={cpus}", f"--num-gpus={gpus}"])
 

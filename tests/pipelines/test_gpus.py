@@ -53,7 +53,7 @@ def test_gpus_that_are_not_there_are_told(steps: dict[str, dict[str, Any]]):
 
 def test_a_cluster_without_gpus_refuses_the_job_at_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "pipelines.planning.plan.capacity_of", lambda profile: Capacity((Node(4, 0, 8000), Node(4, 0, 8000)))
+        "pipelines.planning.choice.capacity_of", lambda profile: Capacity((Node(4, 0, 8000), Node(4, 0, 8000)))
     )
     source = write_texts(tmp_path / "in", {"a.txt": "a"})
     for share in (1, 0.25):

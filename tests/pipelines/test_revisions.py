@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from model_maker import write_model
 from typer.testing import CliRunner
 
 from operators.errors import FingerprintMismatch
+from pipelines.child import end_children
 from pipelines.cli.main import app
 
 COMMITS = ("1" * 40, "2" * 40)
@@ -31,11 +33,14 @@ class Hub:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # read by a run's child as it imports the library
+    end_children()
     hub = Hub(tmp_path / "hub")
     hub.publish(COMMITS[0], write_model(tmp_path / "model"))
-    return hub
+    yield hub
+    end_children()
 
 
 def hub_job(tmp_path: Path, **fields: Any) -> dict[str, Any]:
