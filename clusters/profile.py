@@ -2,35 +2,166 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator, model_validator
 
-from clusters.limits import usable_cpus, usable_memory_mb
+from clusters.capacity import Capacity, Node, machine_capacity
+from clusters.groups import LABEL, LABEL_REMEDY, HeadNode, Part, Shared, WorkerGroup
+from clusters.secrets import looks_secret
 
 OBJECT_STORE_SHARE = 0.2  # of the memory, where the profile does not say
 OBJECT_STORE_LIMIT_MB = 8192
 
+Kind = Literal["auto", "local", "ray", "kuberay", "aws", "gcp"]
+DESCRIBED = ("kuberay", "aws", "gcp")  # kinds whose machines exist because the profile describes them
+REMOTE = ("ray", *DESCRIBED)
+# Keys that only some kinds have.
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    "address": ("auto", "ray"),
+    "job_server": ("auto", *REMOTE),
+    "token": ("auto", *REMOTE),
+    "object_store_mb": ("auto", "local"),
+    "worker_groups": REMOTE,
+    "head": DESCRIBED,
+    "image": DESCRIBED,
+    "runtime_env": ("auto", *REMOTE),
+    "kubernetes": ("kuberay",),
+    "launcher": ("aws", "gcp"),
+}
+TOTALS = ("cpus", "gpus", "memory_mb", "nodes")
 
-class ClusterProfile(BaseModel):
-    """What a job may use; None: what is found where it runs. `address` None: a private Ray, started and ended with the job.
 
+class RuntimeEnv(Part):
+    """What Ray prepares for the job's processes. Ray shows it to everyone who can list jobs: no secrets."""
+
+    env_vars: dict[str, str] = Field(default={})
+    pip: tuple[str, ...] = ()
+
+    @field_validator("env_vars")
+    @classmethod
+    def hold_no_keys(cls, variables: dict[str, str]) -> dict[str, str]:
+        """Raise `ValueError`, without the value, for a variable that looks like a key."""
+        for name, value in variables.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is not the name of an environment variable")
+            if looks_secret(name, value):
+                raise ValueError(
+                    f"'{name}' looks like a key, and Ray shows env_vars to everyone who can list jobs; name a secret of "
+                    "Kubernetes under `kubernetes.secrets`, or set the variable on the cluster's machines"
+                )
+        return variables
+
+    @field_validator("pip")
+    @classmethod
+    def name_no_keys(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        """Raise `ValueError` for the address of an index with a password in it."""
+        if any(looks_secret("", package) for package in packages):
+            raise ValueError(
+                "an address with a password in it; configure pip on the cluster's machines, or in the image"
+            )
+        return packages
+
+
+class KubernetesOptions(Part):
+    """How the job's RayJob stands on Kubernetes. Secrets are named, never held."""
+
+    namespace: str | None = Field(default=None, max_length=63)
+    service_account: str | None = Field(default=None, max_length=253)
+    secrets: tuple[str, ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
+    queue: str | None = Field(default=None, max_length=63)
+    retries: int = Field(default=3, ge=0, le=100)
+    max_run_s: int = Field(default=86_400, ge=60)
+    keep_s: int = Field(default=3600, ge=0)
+
+    @model_validator(mode="after")
+    def check_names(self) -> KubernetesOptions:
+        """Names as Kubernetes takes them."""
+        names = {"namespace": self.namespace, "service_account": self.service_account, "queue": self.queue}
+        names |= {f"secrets[{n}]": name for n, name in enumerate(self.secrets)}
+        names |= {f"image_pull_secrets[{n}]": name for n, name in enumerate(self.image_pull_secrets)}
+        for where, name in names.items():
+            if name is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+                raise ValueError(
+                    f"{where} is not the name of an object of Kubernetes: use lower-case letters, digits, '-' and '.'"
+                )
+        return self
+
+
+class LauncherOptions(Part):
+    """Where `ray up` starts machines. `project` is GCP's; `zone` may be left to AWS."""
+
+    region: str
+    zone: str | None = None
+    project: str | None = None
+    ssh_user: str = "ubuntu"
+    image_id: str | None = None
+
+
+class ClusterProfile(Part):
+    """What a job may use; None: what is found where it runs.
+
+    `kind` "auto": the Ray at `address`, else at `RAY_ADDRESS`, else a private one that is started and ends with the job. "local" is
+    always private. A "ray" runs already; machines of "kuberay", "aws" and "gcp" are started for the job as `worker_groups` say.
     `stall_s`: how long nothing may move on a running job before it is planned again; `start_s`: how long its actors may take
     to load their models.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    kind: Kind = "auto"
     address: str | None = None
+    job_server: str | None = None
+    token: str | None = None
     cpus: int | None = Field(default=None, ge=1)
     gpus: int | None = Field(default=None, ge=0)
     memory_mb: int | None = Field(default=None, ge=256)
     object_store_mb: int | None = Field(default=None, ge=80)
     nodes: int | None = Field(default=None, ge=1)
+    worker_groups: tuple[WorkerGroup, ...] = ()
+    head: HeadNode = HeadNode()
+    image: str | None = Field(default=None, min_length=1)
+    runtime_env: RuntimeEnv = RuntimeEnv()
+    shared_storage: tuple[Shared, ...] = ()
+    kubernetes: KubernetesOptions = KubernetesOptions()
+    launcher: LauncherOptions | None = None
     stall_s: float = Field(default=600, gt=0)
     start_s: int = Field(default=900, ge=1)
+
+    @field_validator("job_server")
+    @classmethod
+    def check_url(cls, url: str | None) -> str | None:
+        """An address that a browser takes, without a password in it. Raises `ValueError`."""
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("the job server's address begins with http:// or https://, such as http://HEAD:8265")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("the job server's address holds no user, password or query; give its token as `token`")
+        return url.rstrip("/")
+
+    @field_validator("token")
+    @classmethod
+    def check_token(cls, token: str | None) -> str | None:
+        """A reference, never the token itself. Raises `ValueError`, without what was given."""
+        if token is not None and not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", token):
+            raise ValueError("the token is given as env:NAME or file:PATH, never itself")
+        return token
+
+    @model_validator(mode="after")
+    def check_kind(self) -> ClusterProfile:
+        """What the kind needs, and nothing that it does not have. Raises `ValueError` with every mistake."""
+        if faults := list(faults_of(self)):
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def shared_roots(self) -> tuple[str, ...]:
+        """Folders that every machine of the cluster sees."""
+        return tuple(storage.path for storage in self.shared_storage)
 
     def object_store_bytes(self, capacity: Capacity) -> int:
         """Size of the object store of a private Ray on a machine of that capacity, in bytes."""
@@ -40,9 +171,11 @@ class ClusterProfile(BaseModel):
     def applied_to(self, found: Capacity) -> Capacity:
         """What the job may plan with, where `found` is what is there: what the profile states is believed.
 
-        A cluster may grow beyond what lives now, so totals that are more than what lives, and a number of nodes, are taken
-        as evenly spread nodes.
+        A cluster may grow beyond what lives now, so that worker groups count with all the machines they may have. Totals that
+        are more than what lives, and a number of nodes, are taken as evenly spread nodes.
         """
+        if self.worker_groups:
+            return self.groups_capacity()
         cpus = found.cpus if self.cpus is None else self.cpus
         gpus = found.gpus if self.gpus is None else self.gpus
         memory_mb = found.memory_mb if self.memory_mb is None else self.memory_mb
@@ -51,50 +184,80 @@ class ClusterProfile(BaseModel):
             return found
         return Capacity.even(cpus, gpus, memory_mb, nodes)
 
-
-@dataclass(frozen=True)
-class Node:
-    """One machine: logical CPUs and GPUs, memory in MiB."""
-
-    cpus: float
-    gpus: float = 0
-    memory_mb: int = 0
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """The machines that a job may plan with; at least one, the largest first."""
-
-    nodes: tuple[Node, ...]
-
-    @classmethod
-    def even(cls, cpus: float, gpus: float, memory_mb: int, nodes: int = 1) -> Capacity:
-        """So many equal nodes of these totals; whole GPUs and CPUs that do not divide go to the first ones."""
-
-        def share(total: float, number: int) -> float:
-            return total // nodes + (number < total % nodes)
-
-        return cls(tuple(Node(share(cpus, n), share(gpus, n), memory_mb // nodes) for n in range(nodes)))
+    def groups_capacity(self) -> Capacity:
+        """The machines of the worker groups, as many as they may have; the head runs no actors."""
+        nodes = [
+            Node(group.cpus, group.gpus, group.memory_mb, group.name)
+            for group in self.worker_groups
+            for _ in range(group.max)
+        ]
+        return Capacity(tuple(sorted(nodes, key=lambda node: (node.gpus, node.cpus), reverse=True)))
 
     @property
-    def cpus(self) -> int:
-        """Logical CPUs of all nodes."""
-        return int(sum(node.cpus for node in self.nodes))
+    def states_all(self) -> bool:
+        """Whether nothing has to be asked of the cluster to plan with."""
+        return bool(self.worker_groups) or None not in (self.cpus, self.gpus, self.memory_mb, self.nodes)
 
-    @property
-    def gpus(self) -> int:
-        """GPUs of all nodes."""
-        return int(sum(node.gpus for node in self.nodes))
 
-    @property
-    def memory_mb(self) -> int:
-        """Memory of all nodes."""
-        return sum(node.memory_mb for node in self.nodes)
+def faults_of(profile: ClusterProfile) -> Iterator[str]:
+    """What does not agree in a profile, each with its remedy."""
+    kind = profile.kind
+    for key, kinds in KINDS_OF.items():
+        given = getattr(profile, key) != type(profile).model_fields[key].get_default()
+        if given and kind not in kinds and not (key == "address" and profile.address == "local"):
+            yield f"`{key}` is not for kind '{kind}' but for {', '.join(kinds)}; leave it out, or set `kind`"
+    if kind == "ray" and profile.address is None and profile.job_server is None:
+        yield "kind 'ray' needs an `address` (HOST:6379, for a run on one of its machines) or a `job_server` (http://HEAD:8265)"
+    if profile.worker_groups and (stated := [key for key in TOTALS if getattr(profile, key) is not None]):
+        yield f"`worker_groups` say what the cluster has; leave out {', '.join(f'`{key}`' for key in stated)}"
+    names = [group.name for group in profile.worker_groups]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"two worker groups are called {', '.join(repr(name) for name in twice)}; a name is of one group"
+    if kind in DESCRIBED and not names:
+        yield f"kind '{kind}' needs `worker_groups`: nothing else says which machines to start"
+    if kind == "kuberay":
+        yield from kubernetes_faults(profile)
+    else:
+        yield from pod_keys(profile)
+    if kind in ("aws", "gcp"):
+        yield from launcher_faults(profile)
 
-    def __str__(self) -> str:
-        """The nodes, for people."""
-        sizes = [f"{node.cpus:g} CPUs" + (f" and {node.gpus:g} GPUs" if node.gpus else "") for node in self.nodes]
-        return ", ".join(f"{sizes.count(size)} x {size}" for size in dict.fromkeys(sizes))
+
+def kubernetes_faults(profile: ClusterProfile) -> Iterator[str]:
+    """What a profile of kind kuberay lacks."""
+    if profile.image is None:
+        yield "kind 'kuberay' needs an `image` with Ray and LatentLake in it"
+    for group in profile.worker_groups:
+        if group.instance_type is not None:
+            yield f"group '{group.name}': `instance_type` is for aws and gcp; on Kubernetes `node_selector` chooses nodes"
+    for storage in profile.shared_storage:
+        if storage.claim is None:
+            yield f"shared_storage '{storage.path}' needs a `claim`: the PersistentVolumeClaim that every pod mounts there"
+        elif not re.fullmatch(LABEL, storage.claim):
+            yield f"claim {storage.claim!r}: {LABEL_REMEDY}"
+
+
+def pod_keys(profile: ClusterProfile) -> Iterator[str]:
+    """Keys of pods where there are none."""
+    for machine in (profile.head, *profile.worker_groups):
+        name = f"group '{machine.name}'" if isinstance(machine, WorkerGroup) else "head"
+        if machine.node_selector or machine.tolerations:
+            yield f"{name}: `node_selector` and `tolerations` are for kind 'kuberay'"
+    for storage in profile.shared_storage:
+        if storage.claim is not None:
+            yield f"shared_storage '{storage.path}': `claim` is for kind 'kuberay'; the machines mount it themselves"
+
+
+def launcher_faults(profile: ClusterProfile) -> Iterator[str]:
+    """What a profile of kind aws or gcp lacks."""
+    if profile.launcher is None:
+        yield f"kind '{profile.kind}' needs `launcher` with the `region`"
+    elif profile.kind == "gcp" and (profile.launcher.zone is None or profile.launcher.project is None):
+        yield "kind 'gcp' needs `launcher.zone` and `launcher.project`"
+    if missing := [group.name for group in profile.worker_groups if group.instance_type is None]:
+        yield f"state the `instance_type` of group {', '.join(repr(name) for name in missing)}"
+    if profile.head.instance_type is None:
+        yield "state the `head`'s `instance_type`"
 
 
 def this_machine(changes: dict[str, Any] | None = None) -> ClusterProfile:
@@ -107,16 +270,3 @@ def this_machine(changes: dict[str, Any] | None = None) -> ClusterProfile:
     found = machine_capacity()
     stated = {"cpus": found.cpus, "gpus": found.gpus, "memory_mb": found.memory_mb, "nodes": 1}
     return ClusterProfile.model_validate({**stated, **(changes or {})})
-
-
-def machine_capacity() -> Capacity:
-    """What the machine this process runs on offers it."""
-    return Capacity((Node(usable_cpus(), count_gpus(), usable_memory_mb()),))
-
-
-def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, from the driver's device files; 0 if there is no driver."""
-    try:
-        return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev"))  # noqa: PTH208 (names are wanted, not paths)
-    except OSError:
-        return 0

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from clusters import Capacity, ClusterProfile, Node, machine_capacity
+from clusters import REMOTE, Capacity, ClusterProfile, Node, machine_capacity
 from operators.batch import describe
 from operators.errors import ClusterError
 
@@ -27,15 +27,30 @@ CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Ray ends workers that idle for a second. Those that are to read and write have idled since before the models were loaded, and new
 # ones would take seconds of the models' CPUs at the beginning of the stream.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+LAUNCHED = "Print the cluster's file with `latentlake manifest JOB --cluster FILE`, start it with `ray up`, and submit the job to its job server."
+# How a job gets to the cluster of a profile that has no address.
+SENDING = {
+    "ray": "Submit the job: `ray job submit --address JOB_SERVER --working-dir . -- python -m pipelines run JOB`, or set the profile's `address`.",
+    "kuberay": "Send the job there: `latentlake manifest JOB --cluster FILE | kubectl create -f -`.",
+    "aws": LAUNCHED,
+    "gcp": LAUNCHED,
+}
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def address_of(profile: ClusterProfile) -> str | None:
     """Where the job's Ray is: what the profile says, else `RAY_ADDRESS`, as for `ray.init`; None: a private Ray is started.
 
-    `ray job submit` sets `RAY_ADDRESS` for the command it runs. Raises `ClusterError` for the address of a job server.
+    `ray job submit` sets `RAY_ADDRESS` for the command it runs. Raises `ClusterError` for the address of a job server, and where
+    the profile is of a cluster and nothing says where that is.
     """
+    if profile.kind == "local":
+        return None
     address = profile.address or os.environ.get("RAY_ADDRESS") or None
+    if address is None and profile.kind in REMOTE:
+        raise ClusterError(
+            f"the profile is of kind '{profile.kind}', and this process is not on that cluster.\n  {SENDING[profile.kind]}"
+        )
     if address is not None and address.startswith(("http://", "https://")):
         raise ClusterError(
             f"'{address}' is the address of Ray's job server, and a job connects to the head's (HOST:6379).\n  Submit the job there: "
@@ -167,8 +182,7 @@ def capacity_of(profile: ClusterProfile) -> Capacity:
 
     Connects for a moment to the cluster that the job names, unless the profile states all. Raises `ClusterError`.
     """
-    stated = None not in (profile.cpus, profile.gpus, profile.memory_mb, profile.nodes)
-    if stated:
+    if profile.states_all:
         return profile.applied_to(Capacity((Node(1),)))
     if not is_connected() and address_of(profile) is None:
         return profile.applied_to(machine_capacity())

@@ -28,10 +28,15 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return spec.model_copy(update={"source": spec.source.from_file(str(path))})
 
 
-def load_section(model: type[M], given: str | Path | Mapping[str, Any]) -> M:
-    """One section, such as a cluster profile, from a file or as a dict. Raises `InvalidSpec` with every error."""
+def load_section(model: type[M], given: str | Path | Mapping[str, Any], whole: str = "profile") -> M:
+    """One section, such as a cluster profile, from a file or as a dict. Raises `InvalidSpec` with every error.
+
+    `whole` is what a mistake of the section as a whole is said to be of.
+    """
     name = model.__name__ if isinstance(given, Mapping) else str(given)
-    data, problems = (given, Problems()) if isinstance(given, Mapping) else read_yaml(read_text(given), name)
+    data, problems = (
+        (given, Problems(whole=whole)) if isinstance(given, Mapping) else read_yaml(read_text(given), name, whole)
+    )
     section = problems.check(model, {} if data is None else data, ())
     if section is None or problems.found:
         raise InvalidSpec(problems.found, name)
@@ -56,14 +61,14 @@ def parse_yaml(text: str, source: str = "job", overrides: Sequence[str] = ()) ->
     return parse_job(apply_overrides(data, overrides), source, problems)
 
 
-def read_yaml(text: str, source: str) -> tuple[Any, Problems]:
-    """What a YAML file holds, and the mistakes found so far. Raises `InvalidSpec` if it is not YAML."""
+def read_yaml(text: str, source: str, whole: str = "job") -> tuple[Any, Problems]:
+    """What a YAML file, which is a `whole`, holds, and the mistakes found so far. Raises `InvalidSpec` if it is not YAML."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.YAMLError as failure:
         raise InvalidSpec([f"not YAML: {' '.join(str(failure).split())}"], source) from failure
-    problems = Problems(dict(lines_of(node)) if node else {})
+    problems = Problems(dict(lines_of(node)) if node else {}, whole)
     for where, key, line in repeated_keys(node):
         problems.add(where, f"key '{key}' appears twice (line {line} again); keep one.")
     return data, problems

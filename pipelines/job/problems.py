@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from clusters import is_key
 from latentlake.storage import is_secret
 from operators.errors import did_you_mean
 
@@ -17,15 +18,16 @@ Where = tuple[str | int, ...]
 class Problems:
     """Mistakes found so far, each with its path in the file and, where known, its line."""
 
-    def __init__(self, lines: Mapping[Where, int] | None = None) -> None:
+    def __init__(self, lines: Mapping[Where, int] | None = None, whole: str = "job") -> None:
         self.lines = lines or {}
+        self.whole = whole
         self.found: list[str] = []
 
     def add(self, where: Where, message: str) -> None:
         """Note a mistake at a place."""
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
         line = next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None)
-        self.found.append(f"{path or 'job'}{f' (line {line})' if line else ''}: {message}")
+        self.found.append(f"{path or self.whole}{f' (line {line})' if line else ''}: {message}")
 
     def check(self, model: type[M], data: Any, where: Where) -> M | None:
         """Validate a section; None, with its mistakes noted, where it is wrong."""
@@ -47,9 +49,10 @@ class Problems:
                 elif error["type"] == "missing":
                     self.add((*where, *place), "is missing; it is required.")
                 else:
-                    # A mistake of the section as a whole has no one value to show.
-                    secret = any(is_secret(str(part)) for part in place)
-                    got = "" if secret or not place else f" (got {error['input']!r})"
+                    # A mistake of a section as a whole has no one value to show, and a key is never shown.
+                    secret = any(is_secret(str(part)) for part in place) or is_key(str(error["input"]))
+                    shown = place and not secret and not isinstance(error["input"], Mapping)
+                    got = f" (got {error['input']!r})" if shown else ""
                     self.add((*where, *place), f"{error['msg'].removeprefix('Value error, ')}{got}.")
             return None
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from clusters import Capacity, ClusterProfile, machine_capacity
+from clusters import REMOTE, Capacity, ClusterProfile, machine_capacity
 from latentlake.provenance import fingerprint_of
 from latentlake.storage import Storage
-from operators.errors import InvalidSpec
+from operators.errors import InvalidSpec, SpecError
 from pipelines.job.spec import JobSpec
 from pipelines.planning.pools import Pool
 from pipelines.ray_connection import address_of, capacity_of, is_connected
@@ -47,13 +47,19 @@ def why_ray(asked: RunnerName, profile: ClusterProfile) -> str | None:
         return "asked for"
     if asked == "inline":
         return None
+    if profile.kind in REMOTE:  # also where a plan is made, far from the cluster
+        return f"the cluster profile is of kind '{profile.kind}'"
     if is_connected():
         return "this process is connected to a Ray"
     return None if (address := address_of(profile)) is None else f"the job's Ray is at '{address}'"
 
 
 def capacity_for(asked: RunnerName, profile: ClusterProfile) -> Capacity:
-    """What the run may plan with: the inline runner has this machine. Raises `ClusterError`."""
+    """What the run may plan with: the inline runner has this machine. Raises `ClusterError`, `SpecError`."""
+    if asked == "inline" and profile.kind in REMOTE:
+        raise SpecError(
+            f"--runner inline runs in one process on this machine, and the cluster profile is of kind '{profile.kind}'.\n  Leave one out."
+        )
     return profile.applied_to(machine_capacity()) if asked == "inline" else capacity_of(profile)
 
 

@@ -59,6 +59,8 @@ def plan_pools(embeds: tuple[EmbedSpec, ...], capacity: Capacity, shrink: bool =
 
 def describe_misfit(pools: list[Pool], capacity: Capacity) -> str | None:
     """Why the least actors of the pools, with reading and writing beside them, can never run at once; None: they can."""
+    if asking := [pool.column for pool in pools if pool.num_gpus and not capacity.gpus]:
+        return describe_no_gpus(asking, capacity)
     reserve = READER_CPUS + WRITER_CPUS
     held = sum(pool.min * pool.num_cpus for pool in pools)
     if held > capacity.cpus - reserve + SLACK:
@@ -70,7 +72,8 @@ def describe_misfit(pools: list[Pool], capacity: Capacity) -> str | None:
     if not any(fit_on_nodes(pools, capacity, spread, cpus=False) for spread in (True, False)):
         gpus = sum(pool.min * pool.num_gpus for pool in pools)
         return (
-            f"the pools hold {gpus:g} GPUs at least, an actor's fraction on one GPU; the cluster has {capacity.gpus}.\n"
+            f"the pools hold {gpus:g} GPUs at least, an actor's fraction on one GPU; the cluster has {capacity.gpus}"
+            f"{f' ({capacity})' if capacity.nodes[0].group else ''}.\n"
             "  Lower pool.num_gpus (a fraction shares a GPU) or pool.min, or set pool.num_gpus: 0 to embed on CPUs."
         )
     if not any(fit_on_nodes(pools, capacity, spread) for spread in (True, False)):
@@ -84,6 +87,15 @@ def describe_misfit(pools: list[Pool], capacity: Capacity) -> str | None:
             "an actor runs on one node.\n  Lower pool.num_cpus or pool.min (an actor's threads are set apart, by pool.threads)."
         )
     return None
+
+
+def describe_no_gpus(columns: list[str], capacity: Capacity) -> str:
+    """Why the pools of these columns have no place: nothing has a GPU."""
+    asks = f"the job asks for GPUs ({', '.join(repr(column) for column in columns)})"
+    remedy = "set pool.num_gpus: 0 to embed on CPUs."
+    if capacity.nodes[0].group:
+        return f"{asks}, no group has any: {capacity}.\n  State the gpus of a worker group that has some, or {remedy}"
+    return f"{asks}, the cluster has none.\n  Give it a node with GPUs, or {remedy}"
 
 
 def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -> Pool:
@@ -108,6 +120,8 @@ def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -
     planned = 1 / -(-on_gpus // capacity.gpus) if capacity.gpus else 0.0
     num_gpus = asked.num_gpus if asked.num_gpus is not None else round_down(planned)
     if num_gpus > 0:
+        if capacity.gpus:  # nodes without GPUs hold no actor of this pool
+            capacity = Capacity(tuple(node for node in capacity.nodes if node.gpus))
         most = max(1, int(capacity.gpus / on_gpus / num_gpus + SLACK))
     else:
         most = max(1, min(capacity.cpus // models, capacity.memory_mb // 2 // ACTOR_MEMORY_MB // models))

@@ -58,7 +58,9 @@ def test_a_cluster_without_gpus_refuses_the_job_at_plan(tmp_path: Path, monkeypa
     source = write_texts(tmp_path / "in", {"a.txt": "a"})
     for share in (1, 0.25):
         job = make_job(tmp_path, source, embed=[{"column": "h", "family": "hashing", "pool": {"num_gpus": share}}])
-        with pytest.raises(PoolUnschedulable, match=r"the cluster has 0\.\n  Lower .*num_gpus: 0 to embed on CPUs"):
+        with pytest.raises(
+            PoolUnschedulable, match=r"asks for GPUs \('h'\), the cluster has none\.\n  .*num_gpus: 0 to embed on CPUs"
+        ):
             run_job(parse_job(job))
 
 

@@ -110,7 +110,7 @@ def test_planned_fractions_lie_on_single_gpus(gpus: int, models: int):
         ([{"num_gpus": 2, "min": 1}, {"num_gpus": 0.5, "min": 2}], 3, True),
         ([{"num_gpus": 2, "min": 1}, {"num_gpus": 0.5, "min": 3}], 3, False),
         ([{"num_gpus": 0.25, "min": 4}, {"num_gpus": 0.75, "min": 1}], 2, True),
-        ([{"num_gpus": 0.5, "min": 1}], 0, False),
+        ([{"num_gpus": 0.6, "min": 2}], 1, False),
     ],
 )
 def test_gpus_that_are_asked_for(asked: list[dict[str, Any]], gpus: int, fits: bool):
@@ -119,6 +119,62 @@ def test_gpus_that_are_asked_for(asked: list[dict[str, Any]], gpus: int, fits: b
         return
     with pytest.raises(PoolUnschedulable, match=rf"the cluster has {gpus}\.\n  Lower pool\.num_gpus .* pool\.min"):
         plan(asked, cpus=32, gpus=gpus)
+
+
+def test_gpus_where_there_are_none():
+    with pytest.raises(
+        PoolUnschedulable, match=r"the job asks for GPUs \('c0'\), the cluster has none\.\n  .*num_gpus: 0"
+    ):
+        plan([{"num_gpus": 0.5, "min": 1}], cpus=32)
+
+
+# worker groups
+
+
+def grouped(*groups: dict[str, Any]) -> Capacity:
+    named = [{"name": f"g{number}", **group} for number, group in enumerate(groups)]
+    profile = ClusterProfile.model_validate({"kind": "ray", "address": "h:1", "worker_groups": named})
+    return profile.applied_to(NOTHING)
+
+
+def test_pools_are_planned_from_the_groups_at_their_largest():
+    (pool,) = pools_on(grouped({"cpus": 8, "memory_mb": 64_000, "max": 4}), {})
+    assert (sizes(pool), pool.device) == ((1, 1, 32), "cpu")
+
+
+def test_gpu_pools_count_on_groups_with_gpus_alone():
+    both = grouped({"cpus": 64, "memory_mb": 64_000, "max": 8}, {"cpus": 2, "gpus": 4, "max": 3})
+    (pool,) = pools_on(both, {})
+    assert (sizes(pool), pool.device) == ((1, 1, 12), "cuda")
+    assert pool.num_cpus * 4 <= 2  # four actors find room beside the GPUs of a node
+    assert pool.threads == 1
+    (pool,) = pools_on(both, {"num_gpus": 0})
+    assert pool.device == "cpu" and pool.max > 12
+
+
+def test_a_job_that_asks_for_gpus_which_no_group_has_is_told_so():
+    with pytest.raises(PoolUnschedulable) as failure:
+        pools_on(grouped({"cpus": 16, "max": 8}), {"num_gpus": 1, "min": 1})
+    assert "the job asks for GPUs ('c0'), no group has any: 8 x 16 CPUs of group 'g0'.\n" in str(failure.value)
+
+
+def test_gpus_of_two_machines_of_a_group_are_not_one_machines():
+    with pytest.raises(PoolUnschedulable, match=r"has 4 \(4 x 8 CPUs and 1 GPUs of group 'g0'\)\.\n  Lower"):
+        pools_on(grouped({"cpus": 8, "gpus": 1, "max": 4}), {"num_gpus": 2, "min": 1})
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 16), st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=4),
+    st.integers(1, 3),
+)
+def test_what_is_planned_from_any_groups_runs_on_them(groups: list[tuple[int, int, int]], models: int):
+    capacity = grouped(*({"cpus": c, "gpus": g, "max": m, "memory_mb": 64_000} for c, g, m in groups))
+    if max(c for c, _, _ in groups) < 4 or sum(c * m for c, _, m in groups) < 2 * models:
+        return  # small ones may be refused, with the remedy
+    pools = pools_on(capacity, *[{}] * models)
+    gpus = sum(g * m for _, g, m in groups)
+    assert all((pool.device == "cuda") == bool(gpus) for pool in pools)
+    assert sum(pool.max * pool.num_gpus for pool in pools) <= max(gpus, 0) + 1e-6 or len(pools) > gpus
 
 
 # what the job says
