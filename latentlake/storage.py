@@ -86,11 +86,19 @@ def scheme_of(uri: str) -> str:
 def lance_options(uri: str, options: Mapping[str, Any] | None) -> dict[str, str]:
     """Options as obstore and Lance name them: references read, plain http allowed where the endpoint is http.
 
-    How credentials are found is not among them, but the region and the endpoint of a profile are.
+    How credentials are found is not among them, but the region and the endpoint of a profile are. Raises `SpecError`.
     """
     resolved = resolve_options(options)
-    if OBJECT_STORES.get(scheme_of(uri)) != "s3":
-        return resolved
+    if (scheme := scheme_of(uri)) in OBJECT_STORES:
+        from latentlake.retries import check_options
+
+        resolved = aws_options(resolved) if OBJECT_STORES[scheme] == "s3" else resolved
+        check_options(OBJECT_STORES[scheme], frozenset(resolved.items()))
+    return resolved
+
+
+def aws_options(resolved: dict[str, str]) -> dict[str, str]:
+    """See `lance_options`."""
     way, resolved = way_of(resolved), without_ways(resolved)
     known = known_options(resolved)
     settings = credentials_of(way).settings if way else {}

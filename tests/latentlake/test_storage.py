@@ -262,3 +262,23 @@ def test_a_bucket_that_is_not_there(s3: dict[str, str]):
     lake = latentlake.connect("s3://no-such-bucket/lake", storage_options=s3)
     with pytest.raises(LatentLakeError, match="cannot be read"):
         lake.tables()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("aws_regoin", "eu-central-1", "no option 'aws_regoin'"),
+        ("aws_endpoint", "localhost:9000", "not a URL"),
+        ("aws_endpoint", "not a url", "not a URL"),
+        ("endpoint_url", "http://localhost:port", "not a URL"),
+        ("allow_http", "yes", "neither true nor false"),
+        ("timeout", "soon", 'parse "soon"'),
+        ("client_max_retries", "many", "not a whole number"),
+    ],
+)
+def test_an_option_that_no_store_knows_is_named(name: str, value: str, told: str):
+    options = {"aws_access_key_id": "env:HOME", "aws_secret_access_key": "env:HOME", name: value}
+    with pytest.raises(SpecError, match=told):
+        Storage("s3://bucket/x", options).list_names()
+    with pytest.raises(SpecError, match=told):
+        _ = Storage("s3://bucket/x", options).lance_options
