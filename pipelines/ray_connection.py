@@ -6,8 +6,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -30,7 +32,7 @@ KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 LAUNCHED = "Print the cluster's file with `latentlake manifest JOB --cluster FILE`, start it with `ray up`, and submit the job to its job server."
 # How a job gets to the cluster of a profile that has no address.
 SENDING = {
-    "ray": "Submit the job: `ray job submit --address JOB_SERVER --working-dir . -- python -m pipelines run JOB`, or set the profile's `address`.",
+    "ray": "Submit the job: `latentlake submit JOB --cluster FILE`, or set the profile's `address`.",
     "kuberay": "Send the job there: `latentlake manifest JOB --cluster FILE | kubectl create -f -`.",
     "aws": LAUNCHED,
     "gcp": LAUNCHED,
@@ -54,7 +56,7 @@ def address_of(profile: ClusterProfile) -> str | None:
     if address is not None and address.startswith(("http://", "https://")):
         raise ClusterError(
             f"'{address}' is the address of Ray's job server, and a job connects to the head's (HOST:6379).\n  Submit the job there: "
-            "`ray job submit --working-dir . -- python -m pipelines run JOB`, or set the profile's address, or unset RAY_ADDRESS."
+            "`latentlake submit JOB`, or set the profile's address, or unset RAY_ADDRESS."
         )
     return None if address == "local" else address
 
@@ -107,7 +109,7 @@ def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
 
     try:
         try:
-            with quiet_core():
+            with quiet_core(), own_sigterm():
                 ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
         except Exception as failure:  # of many kinds, and none is the job's
             raise ClusterError(f"{fault}: {describe(failure)}\n  {remedy}") from failure
@@ -130,6 +132,20 @@ def quiet_core() -> Iterator[None]:
         yield
     finally:
         del os.environ[CORE_LEVEL]
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's own handler of SIGTERM, which Ray replaces as it starts by one that exits with code 15.
+
+    Where there is none, Ray's stays: it ends what it started.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

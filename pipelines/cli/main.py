@@ -8,17 +8,23 @@ import sys
 import warnings
 
 from operators.errors import LatentLakeError
-from pipelines.cli import jobs, tables, upkeep  # noqa: F401 (each adds its commands)
+from pipelines.cli import jobs, submit, tables, upkeep  # noqa: F401 (each adds its commands)
 from pipelines.cli.options import app
 from pipelines.cli.wording import as_command
+
+
+def interrupt(number: int, frame: object) -> None:
+    """End a run as Ctrl-C does, so that it can be resumed.
+
+    Not by SIGINT itself: Ray blocks it in what it starts, submitted jobs too, and a shell lets its background jobs ignore it.
+    """
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point: our errors become one message on stderr and an exit code; an interrupt (from Typer) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
-    signal.signal(
-        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
-    )  # ends a run as Ctrl-C does, so that it can be resumed
+    signal.signal(signal.SIGTERM, interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
-import signal
 import subprocess
 import sys
-import warnings
-from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 import pytest
 import yaml
+from command_line import latentlake_here
 from job_maker import HASHING, make_job, run, write_texts
 from run_maker import cut_short, held, lake_of
 
 from latentlake import SearchResult
-from pipelines.cli.main import main
 from pipelines.cli.printing import print_hits
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
@@ -30,25 +26,6 @@ TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'tra
 def latentlake(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def latentlake_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """What `latentlake` does, in this process: all but the seconds in which a new one imports everything."""
-    out, err, code, asked = io.StringIO(), io.StringIO(), 0, signal.getsignal(signal.SIGTERM)
-    with (
-        chdir(cwd),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        warnings.catch_warnings(),
-        mock.patch.object(sys, "argv", ["latentlake", *arguments]),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            signal.signal(signal.SIGTERM, asked)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def write_job(folder: Path, **sections: Any) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from clusters import Capacity, ClusterProfile, Node, machine_capacity
 from operators.errors import ClusterError
 from pipelines import ray_connection as cluster
+from pipelines.cli.main import interrupt
 from pipelines.ray_connection import address_of, capacity_of, living_capacity, reached, running_ray
 
 OWN_PROCESS = Path(__file__).parent / "own_process.py"
@@ -115,6 +117,25 @@ def test_what_a_profile_states_in_full_asks_nobody(no_ray: list[str]):
     with reached(ClusterProfile()):
         pass
     assert no_ray == []
+
+
+def test_ray_does_not_take_sigterm_from_the_command(monkeypatch: pytest.MonkeyPatch):
+    """Its own handler exits with code 15, and what was run could not be told from a failure."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with running_ray(ClusterProfile(address="h:1")):
+            assert signal.getsignal(signal.SIGTERM) is interrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with running_ray(ClusterProfile(address="h:1")):
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # Ray's ends what Ray started
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_cluster_without_cpus_says_what_to_state(monkeypatch: pytest.MonkeyPatch):
