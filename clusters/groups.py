@@ -83,7 +83,7 @@ class WorkerGroup(Machine):
 
 
 class SharedStorage(Part):
-    """A folder that every machine of the cluster sees. On Kubernetes `claim` is the PersistentVolumeClaim that is mounted there."""
+    """A folder that every machine of the cluster sees. On Kubernetes `claim` is the PersistentVolumeClaim that is mounted there; without one the image has the folder."""
 
     path: str
     claim: str | None = Field(default=None, max_length=253)

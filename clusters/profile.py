@@ -75,6 +75,7 @@ class KubernetesOptions(Part):
     image_pull_secrets: tuple[str, ...] = ()
     queue: str | None = Field(default=None, max_length=63)
     retries: int = Field(default=3, ge=0, le=100)
+    ray_version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
     max_run_s: int = Field(default=86_400, ge=60)
     keep_s: int = Field(default=3600, ge=0)
 
@@ -213,6 +214,8 @@ def faults_of(profile: ClusterProfile) -> Iterator[str]:
     names = [group.name for group in profile.worker_groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"two worker groups are called {', '.join(repr(name) for name in twice)}; a name is of one group"
+    if kind in DESCRIBED and profile.image is None:
+        yield f"kind '{kind}' needs an `image` with Ray and LatentLake in it"
     if kind in DESCRIBED and not names:
         yield f"kind '{kind}' needs `worker_groups`: nothing else says which machines to start"
     if kind == "kuberay":
@@ -225,15 +228,11 @@ def faults_of(profile: ClusterProfile) -> Iterator[str]:
 
 def kubernetes_faults(profile: ClusterProfile) -> Iterator[str]:
     """What a profile of kind kuberay lacks."""
-    if profile.image is None:
-        yield "kind 'kuberay' needs an `image` with Ray and LatentLake in it"
     for group in profile.worker_groups:
         if group.instance_type is not None:
             yield f"group '{group.name}': `instance_type` is for aws and gcp; on Kubernetes `node_selector` chooses nodes"
     for storage in profile.shared_storage:
-        if storage.claim is None:
-            yield f"shared_storage '{storage.path}' needs a `claim`: the PersistentVolumeClaim that every pod mounts there"
-        elif not re.fullmatch(LABEL, storage.claim):
+        if storage.claim is not None and not re.fullmatch(LABEL, storage.claim):
             yield f"claim {storage.claim!r}: {LABEL_REMEDY}"
 
 

@@ -22,16 +22,19 @@ VALUES = (
     re.compile(r"\b(xox[abprs]|glpat)-[A-Za-z0-9-]{10,}"),  # Slack, GitLab
     re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\."),  # a JSON web token
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{64}(?![0-9a-fA-F])"),  # a token as Ray makes it
     # 40 characters of base64 of every kind, as a secret key of AWS. A commit is of lower case alone.
     re.compile(r"(?<![A-Za-z0-9/+=])(?=[^\s]*[a-z])(?=[^\s]*[A-Z])(?=[^\s]*[0-9])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"),
 )
 
 
+# A token as Ray makes it. In other texts it may be the digest of a model's file.
+HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{64}(?![0-9a-fA-F])")
+
+
 def looks_secret(name: str, value: str = "") -> bool:
     """Whether an environment variable of that name, or with that value, holds a key."""
     named = re.sub(r"[^A-Z0-9]+", "_", name.upper())
-    return (bool(NAME.search(named)) and not HARMLESS.search(named)) or is_key(value)
+    return (bool(NAME.search(named)) and not HARMLESS.search(named)) or is_key(value) or bool(HEX.search(value))
 
 
 def is_key(value: str) -> bool:

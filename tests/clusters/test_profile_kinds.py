@@ -20,6 +20,7 @@ GPU = {"name": "gpu", "cpus": 4, "memory_mb": 16_000, "gpus": 1, "max": 3}
 KUBERAY: dict[str, Any] = {"kind": "kuberay", "image": "registry.example/latentlake:1", "worker_groups": [CPU, GPU]}
 AWS: dict[str, Any] = {
     "kind": "aws",
+    "image": "registry.example/latentlake:1",
     "worker_groups": [{**CPU, "instance_type": "m7i.2xlarge"}],
     "head": {"instance_type": "m7i.large"},
     "launcher": {"region": "eu-west-1"},
@@ -67,7 +68,7 @@ def test_shared_storage_is_a_path_or_more():
         ({**KUBERAY, "worker_groups": [CPU, CPU]}, "two worker groups are called 'cpu'"),
         ({**KUBERAY, "image": None}, "needs an `image`"),
         ({**KUBERAY, "worker_groups": [{**CPU, "instance_type": "m7i.large"}]}, "`node_selector` chooses nodes"),
-        ({**KUBERAY, "shared_storage": ["/mnt/lake"]}, "needs a `claim`"),
+        ({**KUBERAY, "shared_storage": [{"path": "/mnt/lake", "claim": "My_Lake"}]}, "claim 'My_Lake': use lower-case"),
         ({"shared_storage": [{"path": "/mnt/lake", "claim": "lake"}]}, "`claim` is for kind 'kuberay'"),
         ({"shared_storage": ["lake"]}, "whole path of a folder"),
         ({"shared_storage": ["/mnt/../etc"]}, "whole path of a folder"),
