@@ -222,6 +222,7 @@ def make_plan(
     except BaseException:  # of any kind: nobody will look for this run's folder again
         place.remove()
         raise
+    pools = tuple(plan_pools(spec.embed, capacity, shards=len(shards)))
     return Plan(
         run_id=run_id,
         spec=spec,
@@ -326,8 +327,8 @@ def no_file_listed(spec: JobSpec, comparison: Comparison) -> SourceError:
 def resume_plan(spec: JobSpec, profile: ClusterProfile, manifest: Manifest, runner: RunnerName = "auto") -> Plan:
     """The plan of a run that was cut short, as its manifest tells it; pools, gates and tag are the job's of now."""
     capacity = capacity_for(runner, profile)
-    pools = tuple(plan_pools(spec.embed, capacity))
     finished, changes = finished_shards(manifest.place(spec.table.lake)), manifest.changes
+    pools = tuple(plan_pools(spec.embed, capacity, shards=len(manifest.shards) - len(finished)))
     left = sum(manifest.shards) - sum(manifest.shards[shard] for shard in finished)
     size = changes.work_bytes * left // max(1, changes.work)
     return Plan(

@@ -39,15 +39,19 @@ class Pool:
         return asdict(self)
 
 
-def plan_pools(embeds: tuple[EmbedSpec, ...], capacity: Capacity, shrink: bool = False) -> list[Pool]:
+def plan_pools(
+    embeds: tuple[EmbedSpec, ...], capacity: Capacity, shrink: bool = False, shards: int | None = None
+) -> list[Pool]:
     """Plan one pool per model. Raises `PoolUnschedulable`, with the remedy, where a pool's minimum can never be held.
 
-    With `shrink`, as after the loss of a node, a minimum that cannot be held is lowered instead, down to one actor.
+    With `shrink`, as after the loss of a node, a minimum that cannot be held is lowered instead, down to one actor. No pool
+    has more actors than there are `shards`, also where the job asks for more: they would load a model and never work.
     """
     on_gpus, local = (
         sum(bool(embed.config.runs_on & places) for embed in embeds) for places in ({"gpu"}, {"cpu", "gpu"})
     )
-    pools = [plan_pool(embed, local, on_gpus, capacity) for embed in embeds]
+    useful = None if shards is None else max(1, shards)
+    pools = [plan_pool(embed, local, on_gpus, capacity, useful) for embed in embeds]
     while shrink and describe_misfit(pools, capacity) and any(pool.min > 1 for pool in pools):
         largest = max((pool for pool in pools if pool.min > 1), key=lambda pool: (pool.min * pool.num_gpus, pool.min))
         fewer = largest.min - 1
@@ -98,9 +102,10 @@ def describe_no_gpus(columns: list[str], capacity: Capacity) -> str:
     return f"{asks}, the cluster has none.\n  Give it a node with GPUs, or {remedy}"
 
 
-def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -> Pool:
+def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity, useful: int | None = None) -> Pool:
     """Plan one model's pool, taking what the job says and filling in the rest. `models` share the machine, `on_gpus` the GPUs.
 
+    More than `useful` actors would have nothing to do. The threads of those that are left out go to the others.
     One that a service runs takes no room: its one actor has several batches under way. One that runs on CPUs alone gets none
     of the GPUs.
     """
@@ -114,7 +119,8 @@ def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -
         minimum, threads = asked.min or 1, asked.threads or 1
         maximum = asked.max or max(minimum, asked.initial or 1)
         cpus = asked.num_cpus or REMOTE_CPUS
-        return Pool(embed.column, minimum, asked.initial or minimum, maximum, cpus, 0.0, threads, "cpu")
+        minimum, initial, maximum = at_most(useful, minimum, asked.initial or minimum, maximum)
+        return Pool(embed.column, minimum, initial, maximum, cpus, 0.0, threads, "cpu")
     capacity = capacity if "gpu" in runs_on else without_gpus(capacity)
     # An actor's fraction stays on one GPU: three models on two GPUs take a half each, not two thirds.
     planned = 1 / -(-on_gpus // capacity.gpus) if capacity.gpus else 0.0
@@ -130,7 +136,7 @@ def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -
     maximum = asked.max or max(most, asked.min or 1, asked.initial or 1)
     # On one machine a pool gains nothing by growing late: all actors load at once, before the stream begins.
     minimum = asked.min or (min(asked.initial or maximum, maximum) if len(capacity.nodes) == 1 else 1)
-    initial = asked.initial or minimum
+    minimum, initial, maximum = at_most(useful, minimum, asked.initial or minimum, maximum)
     share = max(capacity.cpus / 2, capacity.cpus - 1) / (models * maximum)
     return Pool(
         column=embed.column,
@@ -142,6 +148,11 @@ def plan_pool(embed: EmbedSpec, models: int, on_gpus: int, capacity: Capacity) -
         threads=asked.threads or max(1, int(largest_cpus(capacity)) // -(-models * maximum // len(capacity.nodes))),
         device="cuda" if num_gpus > 0 else "cpu",
     )
+
+
+def at_most(bound: int | None, *numbers: int) -> tuple[int, ...]:
+    """The numbers, none larger than the bound, if there is one."""
+    return numbers if bound is None else tuple(min(bound, number) for number in numbers)
 
 
 def without_gpus(capacity: Capacity) -> Capacity:

@@ -17,13 +17,13 @@ from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 NOTHING = Capacity((Node(1),))  # is there beside what the profile states
 
 
-def plan(models: int | list[dict[str, Any]], **profile: Any) -> list[Pool]:
+def plan(models: int | list[dict[str, Any]], shards: int | None = None, **profile: Any) -> list[Pool]:
     asked = [{}] * models if isinstance(models, int) else models
     embeds = tuple(
         EmbedSpec(column=f"c{k}", config=Config(), pool=PoolSpec.model_validate(pool)) for k, pool in enumerate(asked)
     )
     stated = ClusterProfile.model_validate({"memory_mb": 64_000, "gpus": 0, "nodes": 1, **profile})
-    return plan_pools(embeds, stated.applied_to(NOTHING))
+    return plan_pools(embeds, stated.applied_to(NOTHING), shards=shards)
 
 
 def sizes(pool: Pool) -> tuple[int, int, int]:
@@ -71,6 +71,29 @@ def test_what_is_planned_leaves_room_for_reading(cpus: int, models: int):
 def test_a_cluster_of_several_nodes_starts_small():
     (pool,) = plan(1, cpus=16, nodes=4)
     assert sizes(pool) == (1, 1, 16)
+
+
+# no more actors than shards
+
+
+def test_one_shard_has_one_actor_with_all_threads():
+    (pool,) = plan(1, shards=1, cpus=2)
+    assert (sizes(pool), pool.threads) == ((1, 1, 1), 2)
+    assert held([pool]) + READER_CPUS + WRITER_CPUS <= 2
+    (pool,) = plan(1, shards=3, cpus=16)
+    assert (sizes(pool), pool.threads) == ((3, 3, 3), 5)
+
+
+def test_as_many_shards_as_actors_change_nothing():
+    assert plan(2, shards=16, cpus=16) == plan(2, cpus=16)
+    assert plan(1, shards=0, cpus=2) == plan(1, shards=1, cpus=2)  # nothing is left of a resumed run
+
+
+def test_actors_that_a_job_asks_for_are_no_more_than_its_shards():
+    (pool,) = plan([{"min": 2, "initial": 3, "max": 4, "threads": 1}], shards=2, cpus=16)
+    assert (sizes(pool), pool.threads) == ((2, 2, 2), 1)
+    (pool,) = plan([{"num_gpus": 1, "min": 2}], shards=1, cpus=16, gpus=2)
+    assert (sizes(pool), pool.num_gpus) == ((1, 1, 1), 1)
 
 
 # GPUs

@@ -138,7 +138,7 @@ def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt
         done = set(finished_shards(plan.place))
         left = [shard for shard in left if shard not in done]
         capacity = living_capacity()
-        pools = replanned(plan, capacity, why)
+        pools = replanned(plan, capacity, why, len(left))
 
 
 def run_flow(
@@ -228,10 +228,10 @@ def describe_stall(failure: Exception, pools: Sequence[Pool]) -> str:
     )
 
 
-def replanned(plan: Plan, capacity: Capacity, why: str) -> tuple[Pool, ...]:
-    """Pools for the nodes that live. Raises `ClusterError` where the models find no room on them."""
+def replanned(plan: Plan, capacity: Capacity, why: str, shards: int) -> tuple[Pool, ...]:
+    """Pools for the nodes that live, and the shards that are left. Raises `ClusterError` where the models find no room on them."""
     try:
-        pools = tuple(plan_pools(plan.spec.embed, capacity, shrink=True))
+        pools = tuple(plan_pools(plan.spec.embed, capacity, shrink=True, shards=shards))
     except PoolUnschedulable as failure:
         raise ClusterError(
             f"the run stopped: {why}\n  On what is left, {failure}\n  What is finished is kept: run the job again."
