@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from operators.embedders._bert import load_bert
 from operators.embedders._pooling import pool_places
 from operators.embedders._transformers import FolderConfig, read_json, read_model
 
@@ -78,30 +77,22 @@ def load_usual(folder: Path, usual: Usual, config: FolderConfig) -> Any:
     Raises `ModelNotFound` where weights are missing, or are not tensors alone.
     """
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
     class UsualModel(torch.nn.Module):
         """Transformer, pooling, and scaling."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.body = load_bert(folder) or load_body(folder, config)
+            self.body = read_model(AutoModel, folder, config)
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
         def forward(self, features: dict[str, Any]) -> dict[str, Any]:
             """See `load_usual`."""
-            found = self.body(**features)
-            states = found if isinstance(found, torch.Tensor) else found.last_hidden_state
+            states = self.body(**features).last_hidden_state
             vectors = pool_places(states, features["attention_mask"], usual.pooling)
             if usual.normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return {"sentence_embedding": vectors}
 
     return UsualModel()
-
-
-def load_body(folder: Path, config: FolderConfig) -> Any:
-    """A transformer as transformers loads it; see `read_model`."""
-    from transformers import AutoModel
-
-    return read_model(AutoModel, folder, config)

@@ -17,7 +17,6 @@ from latentlake.provenance import fingerprint_of
 from operators.batch import Batch, make_batch, object_array
 from operators.batching import form_batches
 from operators.chain import Chain
-from operators.embedders._bert import WEIGHTS, load_bert
 from operators.embedders._sentence_modules import Usual, usual_modules
 from operators.embedders.sentence_transformers import Config
 from operators.errors import ModelNotFound, SpecError
@@ -353,56 +352,9 @@ def test_a_model_of_the_usual_modules_is_loaded_without_the_library(minilm: str)
     program = (
         "import sys; from operators.embedders.sentence_transformers import Config\n"
         "Config(model=sys.argv[1]).resolve().load('cpu')\n"
-        "assert 'torch' in sys.modules and 'sentence_transformers' not in sys.modules\n"
-        "assert not sys.modules.keys() & {'transformers.modeling_utils', 'torch._dynamo', 'sympy', 'scipy', 'torchvision'}"
+        "assert 'torch' in sys.modules and 'sentence_transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, minilm], check=True)
-
-
-@pytest.mark.parametrize(("rows", "length", "padded"), [(5, 7, False), (9, 40, True), (1, 512, False)])
-def test_a_plain_bert_has_the_hidden_states_of_transformers(minilm: str, rows: int, length: int, padded: bool):
-    import torch
-    from transformers import AutoModel
-
-    own = load_bert(Path(minilm))
-    assert own is not None
-    theirs = AutoModel.from_pretrained(minilm, local_files_only=True).eval()
-    drawn = torch.Generator().manual_seed(rows)
-    ids, mask = (
-        torch.randint(1000, 30000, (rows, length), generator=drawn),
-        torch.ones((rows, length), dtype=torch.int64),
-    )
-    if padded:
-        for row in range(1, rows):
-            mask[row, int(torch.randint(3, length, (1,), generator=drawn)) :] = 0
-    with torch.inference_mode():
-        found, expected = own.eval()(ids, mask), theirs(input_ids=ids, attention_mask=mask).last_hidden_state
-    assert torch.equal(found[mask.bool()], expected[mask.bool()])
-
-
-NO_PLAIN_BERT = {
-    "another architecture": {"model_type": "roberta"},
-    "another activation": {"hidden_act": "gelu_new"},
-    "a decoder": {"is_decoder": True},
-    "quantised": {"quantization_config": {"bits": 8}},
-    "of other sizes": {"hidden_size": 380},
-    "weights are lacking": {"num_hidden_layers": 7},
-}
-
-
-@pytest.mark.parametrize("what", NO_PLAIN_BERT)
-def test_what_transformers_is_needed_for(copied: Path, what: str):
-    assert load_bert(copied) is not None
-    change_json(copied / "config.json", **NO_PLAIN_BERT[what])
-    assert load_bert(copied) is None
-
-
-def test_weights_that_are_no_whole_file_of_tensors_are_left_to_transformers(copied: Path):
-    whole = (copied / WEIGHTS).read_bytes()
-    (copied / WEIGHTS).unlink()  # it may be a link to the model of all tests
-    assert load_bert(copied) is None
-    (copied / WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    assert load_bert(copied) is None
 
 
 KINDS = ["Transformer", "Pooling", "Normalize"]
