@@ -362,14 +362,19 @@ def check_table_name(name: str) -> None:
         )
 
 
-def open_lance(storage: Storage) -> Any:
-    """The Lance dataset at a place, at its newest version; None where there is none."""
+def open_lance(storage: Storage, version: int | None = None, block_size: int | None = None, session: Any = None) -> Any:
+    """The Lance dataset at a place, at its newest version or at `version`; None where there is none.
+
+    Lance joins reads that stand less than `block_size` bytes apart, and reads what lies between them too; by default 64 KB in
+    an object store. What it reads of indexes and of files' metadata it keeps in `session`, or with the dataset.
+    """
     import lance
 
     from latentlake.retries import retried
 
+    options = {"version": version, "block_size": block_size, "session": session}
     try:
-        return retried(lance.LanceDataset)(storage.lance_uri, **storage.lance_arguments)
+        return retried(lance.LanceDataset)(storage.lance_uri, **options, **storage.lance_arguments)
     except ValueError as failure:
         if "was not found" in str(failure):
             return None

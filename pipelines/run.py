@@ -12,7 +12,7 @@ from typing import Any
 
 from clusters import ClusterProfile
 from latentlake.building import build_index
-from latentlake.keys import update_key_indexes
+from latentlake.keys import open_for_look_ups, update_key_indexes
 from latentlake.provenance import columns_of
 from operators.batch import describe
 from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
@@ -267,12 +267,13 @@ class Run:
             self.report["indexes"].append(asdict(built))
             self.head = int(table.version)
         self.lease.check()
-        update_key_indexes(table)
-        self.head = int(table.version)
+        keyed = open_for_look_ups(spec.table.lake.child(f"{spec.table.name}.lance"), int(table.version))
+        update_key_indexes(keyed)
+        self.head = int(keyed.version)
         self.seconds["index"] = time.time() - began
         recalls = {built["column"]: built["recall"] for built in self.report["indexes"]}
         measured_at = {built["column"]: built["measured_at"] for built in self.report["indexes"]}
-        gates = gates_before_tag(spec.gates.min_recall, recalls, int(table.version), measured_at)
+        gates = gates_before_tag(spec.gates.min_recall, recalls, self.head, measured_at)
         self.gates += gates
         check_gates(gates, f"Version {self.head} is not published.")
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latentlake.credentials import Credentials
 from latentlake.indexes import has_vector
-from latentlake.keys import scan_keys, take_rows
+from latentlake.keys import open_for_look_ups, scan_keys, take_rows
+from latentlake.storage import Storage
 
 LookUp = Callable[[Sequence[str], Sequence[str]], pa.Table | None]  # see `KnownVectors.look_up`
 KEYS = ("content_hash", "object_id")
 
 
 class KnownVectors:
-    """Vectors of one version of a table (pylance), by content. Open for one shard: what is read of the indexes is kept."""
+    """Vectors of one version of a table (pylance), by content."""
 
     def __init__(self, table: Any, columns: Sequence[Sequence[str]], extra: Sequence[str] = ()) -> None:
         """`columns` are names of columns that belong together, the vectors first; `extra` are names of others to give."""
@@ -37,6 +40,13 @@ class KnownVectors:
         """
         if not hashes or len(self._names) == len(KEYS):
             return None
+        try:
+            return self._look_up(hashes, objects)
+        except (OSError, ValueError):  # Lance's: whoever tries again opens the table again
+            opened.cache_clear()
+            raise
+
+    def _look_up(self, hashes: Sequence[str], objects: Sequence[str]) -> pa.Table:
         own, first, counts = self._find(hashes, objects)
         found = take_rows(self._table, {*own, *(first.values() if self._columns else ())}, self._names)
         others = set()
@@ -72,6 +82,25 @@ class KnownVectors:
             if len(first) == len(hashes):
                 break
         return set(first.values())
+
+
+def open_known(lake: Storage, name: str, version: int, place: Storage) -> Any:
+    """The table of a run (`place`: the run's folder) at the version that it looks contents up in.
+
+    Opened once per process and run, so that what is read of its indexes is read once, however many shards there are; again if
+    the storage options, or the way to the credentials, have come to say something else.
+    """
+    table = lake.child(f"{name}.lance")
+    options = table.lance_arguments["storage_options"] or {}
+    return opened(table, version, place, frozenset(options.items()), table.credentials)
+
+
+@lru_cache(maxsize=1)
+def opened(
+    table: Storage, version: int, place: Storage, options: frozenset[Any], credentials: Credentials | None
+) -> Any:
+    """See `open_known`, whose last answer is kept."""
+    return open_for_look_ups(table, version)
 
 
 def match_rows(

@@ -22,7 +22,7 @@ from operators.limits import HELD_BYTES
 from operators.pulse import beat
 from operators.sniff import sniff
 from pipelines.flow.columns import place_rows
-from pipelines.flow.known import KnownVectors, LookUp, match_rows, repeats
+from pipelines.flow.known import KnownVectors, LookUp, match_rows, open_known, repeats
 from pipelines.flow.patience import patient
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_columns
 from pipelines.flow.watchdog import Watchdog
@@ -32,7 +32,6 @@ from pipelines.planning.work import read_work
 from pipelines.sources._partitions import read_with_partitions
 from pipelines.sources.base import Objects
 from pipelines.state.journal import Journal
-from pipelines.state.ledger import open_dataset
 from pipelines.values.hashing import canonical_rows
 
 HASH_BYTES = 16
@@ -196,8 +195,7 @@ class ReadShard:
         """What the table knows of contents; None where nothing may be copied."""
         if self.reuse_version is None:
             return None
-        table = open_dataset(self.spec.table.lake, self.spec.table.name, self.reuse_version)
-        assert table is not None, "the base version was there when the run was planned"
+        table = open_known(self.spec.table.lake, self.spec.table.name, self.reuse_version, self.place)
         stored = set(table.schema.names) - set(self.new)
         parts = [parts_of(self.spec, column) for column in self.spec.columns]
         wanted = [names for names in parts if set(names) <= stored]

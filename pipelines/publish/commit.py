@@ -13,6 +13,7 @@ from lance import LanceDataset, LanceOperation, Transaction
 from lance.commit import CommitConflictError
 from lance.file import LanceFileReader
 
+from latentlake.keys import LOOK_UP_BLOCK
 from latentlake.retries import is_transient
 from latentlake.storage import Storage
 from latentlake.table import SUMMARY, read_transaction
@@ -101,7 +102,7 @@ def commit(plan: Plan, version: int | None, tally: Tally, summary: dict[str, Any
     properties = {"run_id": plan.run_id, "summary": SUMMARY.write(summary)}
     for _ in range(COMMIT_ATTEMPTS):
         lease.check()
-        table = open_dataset(lake, name)
+        table = open_dataset(lake, name, block_size=LOOK_UP_BLOCK)
         if (table is None) != (version is None):
             raise conflict(plan, "was made" if version is None else "is gone")
         operation, expected = make_operation(plan, table, version, tally)

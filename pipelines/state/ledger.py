@@ -68,9 +68,14 @@ def rejects_name(table: str) -> str:
     return f"{table}{REJECTS_SUFFIX}"
 
 
-def open_dataset(lake: Storage, name: str, version: int | None = None) -> lance.LanceDataset | None:
-    """A table of the lake, at its newest version or at `version`; None where there is none of that name."""
-    dataset = open_lance(lake.child(f"{name}.lance"))
+def open_dataset(
+    lake: Storage, name: str, version: int | None = None, block_size: int | None = None
+) -> lance.LanceDataset | None:
+    """A table of the lake, at its newest version or at `version`; None where there is none of that name.
+
+    For `block_size` see `latentlake.table.open_lance`.
+    """
+    dataset = open_lance(lake.child(f"{name}.lance"), block_size=block_size)
     return dataset if dataset is None or version is None else dataset.checkout_version(version)
 
 

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
 from latentlake.indexes import choose_index, describe_indexes
-from latentlake.keys import index_config
+from latentlake.keys import LOOK_UP_BLOCK, index_config
 from latentlake.provenance import columns_of
 from latentlake.recall import measure_recall
 from latentlake.storage import Storage
@@ -77,7 +77,7 @@ def delete_objects(
     """
     folder, began = lake.child(WORK_FOLDER, table), time.time()
     with hold_table(folder, "delete", wait) as lease:
-        dataset = open_dataset(lake, table)
+        dataset = open_dataset(lake, table, block_size=LOOK_UP_BLOCK)
         if dataset is None:
             raise NotFound(f"no table '{table}' in lake '{lake.uri}'.")
         settle_tags(lease, dataset)
@@ -234,7 +234,7 @@ def rewrite(lake: Storage, table: str, dataset: LanceDataset, lease: Lease) -> l
         lease.check()
         rebuilt.append(info.column)
         if info.metric is None:
-            kind = index_config() if info.type == "btree" else info.type.upper()
+            kind = index_config(dataset.count_rows()) if info.type == "btree" else info.type.upper()
             dataset.create_scalar_index(info.column, kind, name=info.name, replace=True)
             continue
         dimension = dataset.schema.field(info.column).type.list_size

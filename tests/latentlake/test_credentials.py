@@ -20,6 +20,7 @@ from lance.fragment import write_fragments
 
 import latentlake
 from latentlake.credentials import Way, credentials_of
+from latentlake.keys import open_for_look_ups
 from latentlake.storage import Storage, is_secret, lance_options, open_storage
 from latentlake.table import open_lance
 from operators.errors import CredentialsError, SpecError
@@ -147,10 +148,11 @@ def test_keys_are_replaced_before_they_expire(
     place = place_of(way(aws, tmp_path, monkeypatch), way.__name__)
     assert place.put_if_absent("a.txt", b"1")
     dataset, fs = write_table(place.child("t.lance")), place.s3fs
+    looked_up = open_for_look_ups(place.child("t.lance"), 1)
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         assert place.fs.cat_file(place.path("a.txt")) == fs.cat_file(place.path("a.txt")) == b"1"
-        assert dataset.to_table().num_rows == 1000
+        assert dataset.to_table().num_rows == looked_up.to_table().num_rows == 1000
         time.sleep(0.2)
     assert aws.issued[WAYS[way]] >= 3 and not aws.refused
     place.remove()

@@ -12,8 +12,9 @@ import pytest
 
 from latentlake import keys
 from latentlake.keys import update_key_indexes
+from latentlake.storage import open_storage
 from pipelines.flow.columns import place_rows
-from pipelines.flow.known import KnownVectors, match_rows
+from pipelines.flow.known import KnownVectors, match_rows, open_known
 from pipelines.publish import deletion
 from pipelines.publish.deletion import delete_by_index, delete_by_join, delete_objects
 
@@ -106,6 +107,52 @@ def test_nothing_is_asked_of_a_table_that_has_none_of_the_columns(tmp_path: Path
     assert KnownVectors(table, []).look_up(["0" * 32], ["it's 1"]) is None
     assert KnownVectors(table, [("v",)]).look_up([], []) is None
     assert table.io_stats_incremental().read_bytes == 0
+
+
+def test_a_table_is_opened_once_per_run_and_process(tmp_path: Path):
+    """And never an older version, or another table of the same name."""
+    update_key_indexes(random_table(tmp_path, 0, True))
+    version = lance.dataset(str(tmp_path / "t.lance")).version
+    lake, run = open_storage(str(tmp_path)), open_storage(str(tmp_path / "run"))
+    table = open_known(lake, "t", version, run)
+    assert open_known(open_storage(str(tmp_path)), "t", version, open_storage(str(tmp_path / "run"))) is table
+    hashes, objects = [f"{n:032x}" for n in range(20)], ["it's 1"]
+    first = KnownVectors(table, [("v",)]).look_up(hashes, objects)
+    table.io_stats_incremental()
+    again = KnownVectors(open_known(lake, "t", version, run), []).look_up(hashes[:1], objects)
+    assert first is not None and again is None  # without vectors there is nothing to look up
+    list(keys.scan_keys(open_known(lake, "t", version, run), "content_hash", hashes, []))
+    assert table.io_stats_incremental().read_bytes == 0  # the index was read before
+
+    assert open_known(lake, "t", version - 1, run).version == version - 1
+    assert open_known(lake, "t", version, run) is not table
+    other = open_known(lake, "t", version, open_storage(str(tmp_path / "another run")))
+    assert other is not open_known(lake, "t", version, run)
+
+
+def test_a_table_is_opened_again_where_a_look_up_failed(tmp_path: Path):
+    random_table(tmp_path, 0, False)
+    lake, run = open_storage(str(tmp_path)), open_storage(str(tmp_path / "run"))
+    table = open_known(lake, "t", 1, run)
+    (tmp_path / "t.lance" / "data").rename(tmp_path / "away")
+    with pytest.raises((OSError, ValueError)):
+        KnownVectors(table, [("v",)]).look_up(["0" * 32], ["it's 1"])
+    (tmp_path / "away").rename(tmp_path / "t.lance" / "data")
+    assert open_known(lake, "t", 1, run) is not table
+    assert KnownVectors(open_known(lake, "t", 1, run), [("v",)]).look_up([f"{1:032x}"], ["it's 1"]) is not None
+
+
+def test_a_table_is_opened_again_where_a_file_holds_another_key(tmp_path: Path, s3_endpoint: str):
+    secret = tmp_path / "secret"
+    secret.write_text("first")
+    options = {"aws_endpoint": s3_endpoint, "aws_access_key_id": "a", "aws_secret_access_key": f"file:{secret}"}
+    lake = open_storage(f"s3://lake/{tmp_path.name}", {**options, "aws_region": "us-east-1"})
+    place = lake.child("t.lance")
+    lance.write_dataset(random_rows(0, 10), place.lance_uri, **place.lance_arguments)
+    table = open_known(lake, "t", 1, lake.child("run"))
+    assert open_known(lake, "t", 1, lake.child("run")) is table
+    secret.write_text("second")
+    assert open_known(lake, "t", 1, lake.child("run")) is not table
 
 
 @pytest.mark.parametrize("seed", SEEDS)
