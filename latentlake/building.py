@@ -71,7 +71,7 @@ def build_index(
                 column, name=found.name if found else f"{column}_idx", replace=found is not None, **choice
             )
     else:
-        extend_index(dataset, found)
+        extend_index(dataset, found, rows)
     seconds = time.perf_counter() - started
     built, version = find_index(dataset, column), int(dataset.version)
     if built is None:

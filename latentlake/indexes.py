@@ -126,12 +126,14 @@ def find_tail(dataset: Any, description: Any) -> list[Any]:
     return [fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in covered]
 
 
-def extend_index(dataset: Any, found: IndexInfo) -> None:
+def extend_index(dataset: Any, found: IndexInfo, vectors: int | None = None) -> None:
     """Take the rows that an index lacks into it, as one more segment; `dataset` moves to the version that has it.
 
     From `MAX_SEGMENTS` on they are made one. Nothing is done where the rows have no vectors: Lance may crash on such a tail.
+    `vectors` is how many the column has, where that is known: if every row has one, they need not be looked at.
     """
-    if tail_has_vectors(dataset, found):
+    every = vectors == dataset.count_rows() and found.rows_unindexed > 0
+    if every or tail_has_vectors(dataset, found):
         merged = found.segments if found.segments >= MAX_SEGMENTS else None
         options = {} if merged is None else {"num_indices_to_merge": merged}
         dataset.optimize.optimize_indices(index_names=[found.name], **options)

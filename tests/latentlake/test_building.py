@@ -13,7 +13,7 @@ import pytest
 
 from latentlake import indexes, recall
 from latentlake.building import build_index, count_known, open_version
-from latentlake.indexes import count_vectors, has_vector
+from latentlake.indexes import count_vectors, describe_indexes, extend_index, has_vector
 from latentlake.recall import measure_recall
 
 DIM = 32
@@ -53,6 +53,21 @@ def test_an_extension_reads_what_is_added_and_carries_the_recall(tmp_path: Path)
     assert report.version == dataset.version > first.version
     again = build_index(dataset, "v", "cosine", "ivf_rq", report)
     assert (again.added, again.measured_at) == (100, first.measured_at)
+
+
+def test_rows_that_are_known_to_have_vectors_are_not_looked_at(tmp_path: Path):
+    """Not once more, that is, than to count them and to index them."""
+    write(tmp_path, 1000)
+    build_index(lance.dataset(str(tmp_path / "t.lance")), "v", "cosine", "ivf_flat")
+    read = []
+    for vectors in (1100, None):
+        dataset = write(tmp_path, 100, 1)
+        (found,) = describe_indexes(dataset)
+        bytes_read(dataset)
+        extend_index(dataset, found, vectors)
+        read.append(bytes_read(dataset))
+        assert describe_indexes(dataset)[0].rows_unindexed == 0
+    assert read[0] < read[1] - 100 * DIM * 4 / 2, read
 
 
 @pytest.mark.parametrize("change", ["much is added", "another type", "merged", "rebuilt by another", "version is gone"])
