@@ -98,6 +98,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = (
+        1024  # Lance connects many times at once: the 5 of the standard library refuse most of them, which wait
+    )
 
     def __init__(self, proxy: CountingS3) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

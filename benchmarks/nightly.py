@@ -80,11 +80,12 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of the tables of --cost"
     )
+    parser.add_argument("--runner", choices=["auto", "ray", "inline"], default="auto", help="of the nights of --cost")
     asked = parser.parse_args()
     if asked.cost:
         from nightly_cost import measure_costs
 
-        costs = measure_costs(asked.cost, asked.sizes)
+        costs = measure_costs(asked.cost, asked.sizes, asked.runner)
         print(json.dumps(costs, indent=2))
         if asked.json:
             asked.json.write_text(json.dumps(costs), encoding="utf-8")

@@ -23,6 +23,7 @@ from counting_s3 import CountingS3
 from clusters import this_machine
 from latentlake.storage import open_storage
 from pipelines import plan_job, run_job
+from pipelines.planning.choice import RunnerName
 from pipelines.ray_connection import running_ray
 from pipelines.upkeep.maintain import maintain_table
 
@@ -65,7 +66,8 @@ def make_table(folder: Path, rows: int) -> None:
     began = time.time()
     for number in range(rows // FILE_ROWS):
         write_file(folder / "in", number)
-    run_job(job_of(folder, str(folder / "lake"), {}))
+    with running_ray(this_machine()):
+        run_job(job_of(folder, str(folder / "lake"), {}))
     maintain_table(open_storage(str(folder / "lake")), "t", keep=timedelta(0), orphans=timedelta(0))
     done.write_text(f"{time.time() - began:.0f} s")
 
@@ -141,7 +143,7 @@ def changed_source(folder: Path, rows: int, changed: int, new: int) -> Iterator[
                 path.unlink(missing_ok=True)
 
 
-def measure_night(folder: Path, rows: int, changed: int, new: int) -> dict[str, Any]:
+def measure_night(folder: Path, rows: int, changed: int, new: int, runner: RunnerName = "auto") -> dict[str, Any]:
     """What one night reads and takes; what listing and comparing do is measured by a plan, and taken off."""
     with changed_source(folder, rows, changed, new), counted_lake(folder) as (proxy, options):
         job = job_of(folder, "s3://lake/n", options)
@@ -150,7 +152,7 @@ def measure_night(folder: Path, rows: int, changed: int, new: int) -> dict[str, 
         plan_job(job)
         planned_s, planned = time.time() - began, megabytes(proxy.take())
         began = time.time()
-        report = run_job(job)
+        report = run_job(job, runner=runner)
         run_s, read = time.time() - began, megabytes(proxy.take())
     counts = report["counts"]
     assert counts["embedded"] == FILE_ROWS * (changed + new), counts
@@ -164,21 +166,25 @@ def measure_night(folder: Path, rows: int, changed: int, new: int) -> dict[str, 
         "seconds_listing_and_comparing": round(planned_s, 2),
         "seconds_apart_from_these": round(run_s - planned_s, 2),
         "seconds": report["seconds"],
+        "runner": report["runner"],
         "peak_memory_mb": report["peak_memory_mb"],
         "recall_measured_at": report["indexes"][0]["measured_at"],
     }
 
 
-def measure_costs(folder: Path, sizes: list[int]) -> dict[str, Any]:
-    """Each kind of night on tables of these sizes, which are kept below `folder`, and how it grows from size to size."""
+def measure_costs(folder: Path, sizes: list[int], runner: RunnerName = "auto") -> dict[str, Any]:
+    """Each kind of night on tables of these sizes, which are kept below `folder`, and how it grows from size to size.
+
+    Each night is run as `latentlake run` runs it, which chooses the runner by the work unless `runner` names one.
+    """
     found: dict[str, Any] = {}
     os.environ["LL_COUNTING_KEY"] = "counting"  # before Ray's workers start
-    with running_ray(this_machine()):
-        for rows in sizes:
-            make_table(folder / f"{rows}", rows)
-            for night, (changed, new) in NIGHTS.items():
-                found.setdefault(night, {})[rows] = measured = measure_night(folder / f"{rows}", rows, changed, new)
-                print(f"{rows:,} rows, {night}: {json.dumps(measured)}", flush=True)
+    for rows in sizes:
+        make_table(folder / f"{rows}", rows)
+        for night, (changed, new) in NIGHTS.items():
+            measured = measure_night(folder / f"{rows}", rows, changed, new, runner)
+            found.setdefault(night, {})[rows] = measured
+            print(f"{rows:,} rows, {night}: {json.dumps(measured)}", flush=True)
     for night in NIGHTS:
         for small, large in pairwise(sizes):
             a, b = found[night][small], found[night][large]
