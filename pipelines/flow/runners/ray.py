@@ -13,7 +13,6 @@ from functools import cache, partial
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
@@ -307,16 +306,16 @@ def warm_up(number: int, ray_job: str) -> None:
 
     Once for each connection to Ray. They start beside the actors, while the models load. A small Ray Data execution comes first,
     because the first one also starts actors of Ray Data's own (measured on 2 cores: 6 s of CPU, which would fall into the stream).
+    The models wait for it, so that it imports nothing of ours.
     """
-    numbers(1).map_batches(import_modules, batch_format="pyarrow", num_cpus=WRITER_CPUS).materialize()
+    numbers(1).map_batches(lambda block: block, batch_format="pyarrow", num_cpus=WRITER_CPUS).materialize()
     task = ray.remote(import_modules).options(num_cpus=WRITER_CPUS, scheduling_strategy="SPREAD")
     for _ in range(number):
-        task.remote(None, STAY_S)
+        task.remote(STAY_S)
 
 
-def import_modules(block: pa.Table | None, stay_s: float = 0.0) -> pa.Table | None:
+def import_modules(stay_s: float) -> None:
     """Import what the reading and writing tasks need; then stay, so that each worker takes one of these tasks."""
     for module in ("lance", "pyarrow.parquet", "pipelines.flow.reading", "pipelines.flow.writing"):
         importlib.import_module(module)
     time.sleep(stay_s)
-    return block

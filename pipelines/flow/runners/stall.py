@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.flow.embedding import LIMIT_S
+from pipelines.flow.runners.pulse import Pulse
 
 BEAT_S = 3.0  # between two signs of life
 LOOK_S = 1.0  # between two looks of the watch
@@ -27,21 +28,6 @@ LOOK_S = 1.0  # between two looks of the watch
 
 class Stalled(Exception):
     """Nothing moves on a run."""
-
-
-class Pulse:
-    """Remembers the last sign of life of a run. An actor, which takes no CPU, beside the driver."""
-
-    def __init__(self) -> None:
-        self.last = time.monotonic()
-
-    def beat(self) -> None:
-        """Somebody is at work."""
-        self.last = time.monotonic()
-
-    def silent_s(self) -> float:
-        """Seconds since the last sign."""
-        return time.monotonic() - self.last
 
 
 def start_pulse() -> Any:
