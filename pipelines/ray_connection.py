@@ -33,7 +33,7 @@ LAUNCHED = "Print the cluster's file with `latentlake manifest JOB --cluster FIL
 # How a job gets to the cluster of a profile that has no address.
 SENDING = {
     "ray": "Submit the job: `latentlake submit JOB --cluster FILE`, or set the profile's `address`.",
-    "kuberay": "Send the job there: `latentlake manifest JOB --cluster FILE | kubectl create -f -`.",
+    "kuberay": "Send the job there: `latentlake manifest JOB --cluster FILE | kubectl apply -f -`.",
     "aws": LAUNCHED,
     "gcp": LAUNCHED,
 }

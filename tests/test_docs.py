@@ -52,7 +52,12 @@ from pipelines.publish.tally import Tally
 from pipelines.state.ledger import RUNS_SCHEMA
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "examples" / "README.md",
+    *sorted(ROOT.glob("infra/**/README.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 # Sections of docs/embedders.md with the options that families have from what they are made of.

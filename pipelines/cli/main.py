@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from operators.errors import LatentLakeError
-from pipelines.cli import jobs, submit, tables, upkeep  # noqa: F401 (each adds its commands)
+from pipelines.cli import jobs, manifest, submit, tables, upkeep  # noqa: F401 (each adds its commands)
 from pipelines.cli.options import app
 from pipelines.cli.wording import as_command
 
