@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # DNS-1035, as Kubernetes takes for the name of a service
+OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"  # DNS-1123, as it takes for the names of most objects
 LABEL_REMEDY = "use lower-case letters, digits and '-', beginning with a letter and ending with a letter or digit"
 
 
 class Part(BaseModel):
-    """A section of a cluster profile."""
+    """A section of a cluster profile. What is wrong may be a key, so that errors do not show it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Toleration(Part):

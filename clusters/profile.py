@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from clusters.capacity import Capacity, Node, machine_capacity
-from clusters.groups import LABEL, LABEL_REMEDY, HeadNode, Part, Shared, WorkerGroup
+from clusters.groups import OBJECT, HeadNode, Part, Shared, WorkerGroup
 from clusters.secrets import looks_secret
 
 OBJECT_STORE_SHARE = 0.2  # of the memory, where the profile does not say
@@ -86,7 +86,7 @@ class KubernetesOptions(Part):
         names |= {f"secrets[{n}]": name for n, name in enumerate(self.secrets)}
         names |= {f"image_pull_secrets[{n}]": name for n, name in enumerate(self.image_pull_secrets)}
         for where, name in names.items():
-            if name is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+            if name is not None and not re.fullmatch(OBJECT, name):
                 raise ValueError(
                     f"{where} is not the name of an object of Kubernetes: use lower-case letters, digits, '-' and '.'"
                 )
@@ -232,8 +232,8 @@ def kubernetes_faults(profile: ClusterProfile) -> Iterator[str]:
         if group.instance_type is not None:
             yield f"group '{group.name}': `instance_type` is for aws and gcp; on Kubernetes `node_selector` chooses nodes"
     for storage in profile.shared_storage:
-        if storage.claim is not None and not re.fullmatch(LABEL, storage.claim):
-            yield f"claim {storage.claim!r}: {LABEL_REMEDY}"
+        if storage.claim is not None and not re.fullmatch(OBJECT, storage.claim):
+            yield f"claim {storage.claim!r} is not the name of a claim: use lower-case letters, digits, '-' and '.'"
 
 
 def pod_keys(profile: ClusterProfile) -> Iterator[str]:

@@ -92,6 +92,13 @@ def kubernetes_objects(
     work = Work(name or spec.name, read_text(path), tuple(overrides), profile, for_driver(profile), ray_version)
     if schedule is None:
         return single(work)
+    if schedule.by_kuberay and profile.kubernetes.queue is not None:
+        raise InvalidSpec(
+            [
+                "--ray-cron-job: KubeRay's RayCronJob gives its jobs no label, so no queue would admit them. Leave it out."
+            ],
+            "options",
+        )
     if schedule.time_zone not in available_timezones():
         hint = did_you_mean(schedule.time_zone, available_timezones())
         raise InvalidSpec([f"--time-zone {schedule.time_zone}: there is no such time zone.{hint}"], "options")

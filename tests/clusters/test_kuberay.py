@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,9 @@ from crds import Schemas, close
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusters import ClusterProfile
+from clusters import ClusterProfile, find_secrets
 from clusters.kuberay import Work, faults_of, scheduled, single
-from clusters.kuberay.rules import schedule_faults
+from clusters.kuberay.rules import name_faults, schedule_faults
 
 CPU: dict[str, Any] = {"name": "cpu", "cpus": 8, "memory_mb": 32_768, "min": 1, "max": 4}
 GPU: dict[str, Any] = {"name": "gpu", "cpus": 4, "gpus": 2, "spot": True, "max": 8, "idle_s": 60, "accelerator": "L4"}
@@ -103,6 +104,26 @@ profiles = st.fixed_dictionaries(
 def test_objects_of_any_profile_are_valid(changes: dict[str, Any], name: str, schemas: Schemas):
     made = work(name, **changes)
     assert faults([*single(made), *scheduled(made, NIGHTLY, "Etc/UTC")], schemas) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(changes=profiles, name=names)
+def test_the_operator_takes_any_profile_and_finds_no_key(changes: dict[str, Any], name: str):
+    made = work(name, **changes)
+    objects = [*single(made), *scheduled(made, NIGHTLY, "Etc/UTC"), *scheduled(made, NIGHTLY, "Etc/UTC", True)]
+    assert [fault for one in objects for fault in [*faults_of(one), *find_secrets(one)]] == []
+
+
+@given(st.text(st.sampled_from("abzAZ019-_. é"), min_size=1, max_size=60))
+def test_a_name_is_taken_or_another_one_is_named_that_is(name: str):
+    found = list(name_faults("CronJob", name))
+    if re.fullmatch(r"[a-z]([-a-z0-9]{0,34}[a-z0-9])?", name):
+        assert not found
+        return
+    assert found
+    for fault in found:
+        if "--name " in fault:
+            assert not list(name_faults("CronJob", fault.rpartition("--name ")[2])), fault
 
 
 def test_schemas_are_closed(schemas: Schemas):

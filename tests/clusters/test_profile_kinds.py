@@ -68,7 +68,7 @@ def test_shared_storage_is_a_path_or_more():
         ({**KUBERAY, "worker_groups": [CPU, CPU]}, "two worker groups are called 'cpu'"),
         ({**KUBERAY, "image": None}, "needs an `image`"),
         ({**KUBERAY, "worker_groups": [{**CPU, "instance_type": "m7i.large"}]}, "`node_selector` chooses nodes"),
-        ({**KUBERAY, "shared_storage": [{"path": "/mnt/lake", "claim": "My_Lake"}]}, "claim 'My_Lake': use lower-case"),
+        ({**KUBERAY, "shared_storage": [{"path": "/mnt/lake", "claim": "My_Lake"}]}, "claim 'My_Lake' is not the name"),
         ({"shared_storage": [{"path": "/mnt/lake", "claim": "lake"}]}, "`claim` is for kind 'kuberay'"),
         ({"shared_storage": ["lake"]}, "whole path of a folder"),
         ({"shared_storage": ["/mnt/../etc"]}, "whole path of a folder"),
@@ -150,6 +150,12 @@ def test_a_key_is_refused_and_not_told(tmp_path: Path, held: dict[str, Any]):
     assert "hunter2" not in str(failure.value).replace("(got 'hunter2')", "")
     if "kind" not in held:
         assert "hunter2" not in str(failure.value)
+
+
+def test_a_key_is_in_no_error_of_the_model_either():
+    with pytest.raises(ValidationError) as failure:
+        ClusterProfile.model_validate({"runtime_env": {"env_vars": {"HF_TOKEN": "hunter2"}}})
+    assert "HF_TOKEN" in str(failure.value) and "hunter2" not in str(failure.value)
 
 
 @pytest.mark.parametrize(

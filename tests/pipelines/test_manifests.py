@@ -92,6 +92,13 @@ def test_the_command_prints_a_launchers_file(tmp_path: Path, capsys: pytest.Capt
         command(tmp_path, "--schedule", "@daily", profile={**LAUNCHED, "kind": "aws"})
 
 
+def test_a_queue_would_not_admit_the_jobs_of_a_ray_cron_job(tmp_path: Path):
+    profile = {**PROFILE, "kubernetes": {"queue": "team-a"}}
+    assert made(tmp_path, profile=profile, schedule=Schedule("@daily"))
+    with pytest.raises(InvalidSpec, match="no queue would admit them"):
+        made(tmp_path, profile=profile, schedule=Schedule("@daily", by_kuberay=True))
+
+
 @pytest.mark.parametrize(
     ("job", "how", "told"),
     [

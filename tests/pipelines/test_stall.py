@@ -170,6 +170,17 @@ def test_a_loss_is_the_clusters_fault_only_if_a_node_is_gone(monkeypatch: pytest
     assert embed.is_clusters_fault(Stalled("x"), after)
 
 
+def test_a_cluster_that_replaces_its_nodes_is_planned_for_as_a_whole(monkeypatch: pytest.MonkeyPatch):
+    living = Capacity((Node(0),))  # as while the first nodes of an autoscaled cluster start
+    monkeypatch.setattr(embed, "living_capacity", lambda: living)
+    groups = [{"name": "cpu", "cpus": 4, "memory_mb": 8000, "max": 2}]
+    grows = {"kind": "kuberay", "image": "i:1", "worker_groups": groups}
+    assert embed.capacity_after_loss(ClusterProfile.model_validate(grows)).cpus == 8
+    stays = {"kind": "ray", "address": "h:1", "worker_groups": groups}
+    assert embed.capacity_after_loss(ClusterProfile.model_validate(stays)) is living
+    assert embed.capacity_after_loss(ClusterProfile(cpus=8)) is living
+
+
 # whole runs
 
 

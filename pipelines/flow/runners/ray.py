@@ -27,7 +27,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from clusters import Capacity, ClusterProfile
+from clusters import DESCRIBED, Capacity, ClusterProfile
 from operators import errors
 from operators.batch import describe
 from operators.errors import ClusterError, LatentLakeError, PoolUnschedulable
@@ -136,7 +136,7 @@ def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt
         forgive(plan.place)  # what was under way was ended by us
         done = set(finished_shards(plan.place))
         left = [shard for shard in left if shard not in done]
-        capacity = living_capacity()
+        capacity = capacity_after_loss(plan.profile)
         pools = replanned(plan, capacity, why, len(left))
 
 
@@ -225,6 +225,12 @@ def describe_stall(failure: Exception, pools: Sequence[Pool]) -> str:
         f"{reason}. The nodes that live offer {living_capacity()}; the pools are {held}; reading and writing wait for "
         f"{READER_CPUS:g} CPUs on one node each; free are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs."
     )
+
+
+def capacity_after_loss(profile: ClusterProfile) -> Capacity:
+    """What is there to plan with after a loss: the nodes that live; where lost ones are replaced, all that the cluster may have."""
+    living = living_capacity()
+    return profile.applied_to(living) if profile.kind in DESCRIBED else living
 
 
 def replanned(plan: Plan, capacity: Capacity, why: str, shards: int) -> tuple[Pool, ...]:
