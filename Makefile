@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check lint bench acceptance faults soak fuzz clean
+.PHONY: demo test check lint bench acceptance faults soak fuzz test-airflow clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,20 @@ soak: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
+# make test-airflow [RUNS=1]: the operators in an Airflow of their own, against a real Ray cluster; the scheduled run RUNS times.
+AIRFLOW := .venv-airflow/bin
+test-airflow: $(STAMP) .venv-airflow/.installed
+	rm -rf build/airflow
+	$(BIN)/uv build --quiet --wheel --out-dir build/airflow infra/airflow
+	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/python --no-deps --reinstall build/airflow/*.whl
+	RUNS=$(or $(RUNS),1) $(BIN)/python infra/airflow/tests/with_ray.py \
+		$(abspath $(AIRFLOW))/python -m pytest -c infra/airflow/pyproject.toml infra/airflow/tests
+
+.venv-airflow/.installed: $(STAMP) infra/airflow/constraints.txt
+	test -x $(AIRFLOW)/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-airflow
+	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/python --requirement infra/airflow/constraints.txt
+	touch $@
+
 # make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
 acceptance: $(STAMP)
 	$(BIN)/python -m tests.acceptance --since $(or $(ISSUE),2)
@@ -49,4 +63,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv demo-lake build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-airflow demo-lake build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
