@@ -114,6 +114,7 @@ def test_a_look_up_reads_what_is_asked_for_and_an_extension_what_is_added(tmp_pa
         assert key_index(dataset, "content_hash").segments == 2
     column = 200_000 * 32
     assert all(large < 4 * small for small, large in zip(*costs.values(), strict=True)), costs
+    assert costs[200_000][1] < 1.1 * costs[20_000][1], costs  # nothing of the segments that are there
     assert all(cost < column / 16 for cost in costs[200_000]), costs
 
 
