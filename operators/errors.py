@@ -6,7 +6,7 @@ LatentLakeError
 │   ├── UnknownName              a name no registry has, with the nearest ones
 │   ├── MissingExtra             a family whose libraries are not installed
 │   ├── ModelNotFound            a model, or weights, that cannot be found
-│   ├── CredentialsError         credentials that cannot be found, or are asked for in two ways
+│   ├── CredentialsError         credentials that cannot be found, are refused, or are asked for in two ways
 │   ├── PoolUnschedulable        an actor pool that the cluster can never hold
 │   ├── FingerprintMismatch      one column would hold vectors of two origins
 │   └── SchemaMismatch           a column that already has another type in the table
@@ -14,7 +14,7 @@ LatentLakeError
 ├── SourceError                  the source could not be listed (exit 1)
 ├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
 ├── Unavailable                  a service that a model needs cannot be reached now, or wants to be asked later (exit 1)
-├── ClusterError                 Ray cannot be started or reached, or nothing moves on it (exit 1)
+├── ClusterError                 Ray, or its job server, cannot be started or reached, or nothing moves on it (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
 └── WriterConflict               another writer holds, or changed, the table (exit 4)
@@ -104,7 +104,7 @@ class ModelNotFound(SpecError):
 
 
 class CredentialsError(SpecError):
-    """Credentials for an object store cannot be found, or are asked for in two ways."""
+    """Credentials for an object store or a cluster cannot be found, are refused, or are asked for in two ways."""
 
 
 class PoolUnschedulable(SpecError):

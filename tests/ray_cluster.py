@@ -40,7 +40,7 @@ class RayNode:
         self.mark = secrets.token_hex(4)
         self.log = folder / f"{self.mark}.log"
         ports = [f"--{name}={port}" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
-        first = 20000 + secrets.randbelow(200) * 100
+        first = 20000 + secrets.randbelow(127) * 100  # below the ports that are given to whoever asks for any
         command = [
             str(Path(sys.executable).parent / "ray"),
             "start",

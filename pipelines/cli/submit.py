@@ -192,7 +192,7 @@ def follow_job(server: JobServer, info: JobInfo, cluster: Path | None) -> int:
 
     server.patience_s = FOLLOW_PATIENCE_S
     try:
-        info = follow(server, info, write, lambda job: say(f"{job.submission_id}: {job.status}"))
+        info = follow(server, info, write, say_status)
     except (KeyboardInterrupt, LatentLakeError) as ended:
         say(f"\n{info.submission_id} was left running. {ways_on(info.submission_id, cluster, server.address)}")
         if isinstance(ended, KeyboardInterrupt):
@@ -203,6 +203,12 @@ def follow_job(server: JobServer, info: JobInfo, cluster: Path | None) -> int:
     if code:
         say(f"{info.submission_id}: {info.reason}")
     return code
+
+
+def say_status(info: JobInfo) -> None:
+    """Tell a job's status, and what a job that has not begun waits for."""
+    waits = f": {info.message}" if info.status == "PENDING" and info.message else ""
+    say(f"{info.submission_id}: {info.status}{waits}")
 
 
 def ways_on(submission_id: str, cluster: Path | None, address: str) -> str:

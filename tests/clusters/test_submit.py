@@ -1,19 +1,21 @@
-"""A job on a cluster as its users have it: submitted from a clean folder, to more than one node."""
+"""A job on a cluster as its users have it: submitted from a clean folder, LatentLake not installed in it, to a real Ray."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import lance
 import pytest
 from ray_cluster import RayCluster
+from submitting import PLANTED, ROOT, VARIABLE, latentlake, places_of, start, watched_arguments, write_job, write_texts
 
-ROOT = Path(__file__).parent.parent.parent
+from pipelines.jobs import run_job
+
 PACKAGES = ("clusters", "latentlake", "operators", "pipelines")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -21,48 +23,88 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    """A head of two CPUs."""
-    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder, RayCluster(Path(folder)) as made:
-        yield made
+    """A head of two CPUs, with a key in its environment."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ll", dir="/tmp", ignore_cleanup_errors=True) as folder,
+    ):
+        patch.setenv(VARIABLE, PLANTED)
+        with RayCluster(Path(folder)) as made:
+            yield made
 
 
-def write_job(folder: Path, pool: dict[str, float]) -> Path:
-    """A job on 60 texts in 6 shards, as a file."""
-    (folder / "in").mkdir()
+def test_a_slot_is_submitted_to_two_nodes_and_run_once(cluster: RayCluster, tmp_path: Path, s3_endpoint: str):
+    """Its pool needs both nodes, which Ray must still find room for reading on; its model comes with it."""
+    keys = {"aws_access_key_id": "env:AWS_ACCESS_KEY_ID", "aws_secret_access_key": f"env:{VARIABLE}"}
+    client = boto3.client("s3", "us-east-1", endpoint_url=s3_endpoint, aws_access_key_id="a", aws_secret_access_key="b")
     for number in range(60):
-        (folder / "in" / f"{number}.txt").write_text(f"text {number}")
-    job = {
-        "name": "job",
-        "modality": "text",
-        "source": {"kind": "files", "uri": str(folder / "in")},
-        "embed": [{"column": "h", "family": "hashing", "dim": 16, "pool": pool}],
-        "table": {"uri": str(folder / "lake"), "name": "t"},
-        "shard": {"max_objects": 10},
-    }
-    path = folder / "job.yaml"
-    path.write_text(json.dumps(job))
-    return path
-
-
-def test_a_job_is_submitted_from_a_clean_folder_to_two_nodes(cluster: RayCluster, tmp_path: Path):
-    """Its pool needs both nodes, and Ray must still find room for what reads."""
-    clean = tmp_path / "clean"
-    clean.mkdir()
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, clean / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(write_job(tmp_path, {"min": 2, "num_cpus": 1.25}), clean)
-    # As where LatentLake is not installed: nothing knows its version.
-    hidden = "import importlib.metadata as m\nfound = m.version\n"
-    hidden += "def version(name):\n    if name == 'latentlake':\n        raise m.PackageNotFoundError(name)\n    return found(name)\n"
-    (clean / "sitecustomize.py").write_text(f"{hidden}m.version = version\n")
-    submit = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", str(clean), "--"]
+        client.put_object(Bucket="objects", Key=f"submitted/{number}.txt", Body=f"word{number % 5} {number}".encode())
+    options = {**keys, "aws_endpoint": s3_endpoint, "aws_region": "us-east-1"}
+    write_job(
+        tmp_path / "clean",
+        tmp_path / "shared",
+        cluster,
+        source={"kind": "files", "uri": "s3://objects/submitted", "storage_options": options},
+        embed=[{"column": "v", "family": "static", "model": "models/words.txt", "pool": {"min": 2, "num_cpus": 1.25}}],
+    )
+    (tmp_path / "clean" / "models").mkdir()
+    (tmp_path / "clean" / "models" / "words.txt").write_text("".join(f"word{n} {n} 1 0 1\n" for n in range(5)))
+    submit = (cluster, tmp_path / "clean", "submit", "job.yaml", "--slot", "2026-11-26")
     node = cluster.add_node()
     try:
-        done = cluster.run(*submit, "python", "-m", "pipelines", "run", "job.yaml", "--json", timeout=600)
-    except subprocess.TimeoutExpired as hung:
-        pytest.fail(f"it hangs: {hung.stdout!r}")
+        with watched_arguments() as seen:
+            detached = latentlake(*submit, "--detach")
+            assert detached.returncode == 0 and "job@2026-11-26@1: submitted" in detached.stderr, detached.stderr
+            followed = latentlake(*submit)
     finally:
         node.kill()
-    assert done.returncode == 0, done.stdout
-    assert "nothing moved" not in done.stdout and "continues with" not in done.stdout
-    assert lance.dataset(str(tmp_path / "lake" / "t.lance")).count_rows() == 60
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "nothing was submitted" in followed.stderr and "other files" not in followed.stderr
+    assert "60 listed, 60 embedded" in followed.stdout and "nothing moved" not in followed.stdout
+    assert lance.dataset(str(tmp_path / "shared" / "lake" / "t.lance")).count_rows() == 60
+    again = latentlake(*submit)
+    assert (again.returncode, again.stdout) == (0, followed.stdout) and "SUCCEEDED already" in again.stderr
+    for secret in (PLANTED, Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()):
+        assert places_of(secret, cluster, seen) == []
+
+
+def test_a_job_ends_with_its_own_exit_code(cluster: RayCluster, tmp_path: Path):
+    """One that fails, one that a gate refuses, one that is wrong in a way that only the cluster can tell."""
+    shared = tmp_path / "shared"
+    write_texts(shared / "in", 60)
+    write_texts(shared / "fewer", 10)
+    run_job(str(write_job(tmp_path / "before", shared, cluster)), runner="inline")
+    sections = {
+        "fails": {"source": {"kind": "files", "uri": str(shared / "gone")}},
+        "refused": {
+            "source": {"kind": "files", "uri": str(shared / "fewer")},
+            "table": {"uri": str(shared / "lake"), "name": "t", "prune": True},
+        },
+        "wrong": {"embed": [{"column": "h", "family": "static", "model": "nobody/nothing"}]},
+    }
+    for name, changes in sections.items():
+        table = {"uri": str(shared / "lake"), "name": name}
+        write_job(tmp_path / name, shared, cluster, name=name, **{"table": table, **changes})
+    expected = {"fails": (1, "SourceError: "), "refused": (3, "GateRefused: "), "wrong": (2, "ModelNotFound: ")}
+    running = {name: start(cluster, tmp_path / name, "submit", "job.yaml") for name in expected}
+    for name, (code, reason) in expected.items():
+        out, err = running[name].communicate()
+        assert (running[name].returncode, reason in out) == (code, True), out + err
+        assert f"{name}@1: it ended with exit code {code}" in err
+
+
+def test_ray_s_own_tool_submits_it_too(cluster: RayCluster, tmp_path: Path):
+    """The working directory has our packages in it, as where LatentLake is not installed."""
+    write_texts(tmp_path / "shared" / "in", 60)
+    write_job(tmp_path / "clean", tmp_path / "shared", cluster)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / "clean" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    hidden = (tmp_path / "clean" / "sitecustomize.py").read_text()
+    (tmp_path / "clean" / "sitecustomize.py").write_text(hidden.replace('"py_modules"', '"working_dir"'))
+    submit = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", str(tmp_path / "clean"), "--"]
+    try:
+        done = cluster.run(*submit, "python", "-m", "pipelines", "run", "job.yaml", timeout=600)
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"it hangs: {hung.stdout!r}")
+    assert done.returncode == 0 and "60 listed, 60 embedded" in done.stdout, done.stdout
+    assert lance.dataset(str(tmp_path / "shared" / "lake" / "t.lance")).count_rows() == 60
