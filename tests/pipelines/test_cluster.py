@@ -127,6 +127,7 @@ def test_ray_does_not_take_sigterm_from_the_command(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "is_connected", lambda: False)  # tests before this one may have connected
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         with running_ray(ClusterProfile(address="h:1")):
