@@ -213,7 +213,9 @@ def make_plan(
             schema = table_schema(spec, fields, stored, run_id)
             new_fields = tuple(f for f in schema if stored is not None and f.name not in stored.names)
             changes = compare(spec, base, comparison, fields, new_fields, retry)
-            shards = tuple(write_work(place, comparison.work(), changes.work, spec, pools))
+            chosen = choose_runner(runner, profile, spec, pools, changes.work, changes.work_bytes)
+            parallel = 1 if chosen.name == "inline" else min(pool.max for pool in pools)
+            shards = tuple(write_work(place, comparison.work(), changes.work, spec, parallel))
             if spec.limit is None:
                 write_ids(place, GONE, comparison.gone())
                 write_ids(place, LEFT, comparison.left())
@@ -229,7 +231,7 @@ def make_plan(
         profile=profile,
         capacity=capacity,
         pools=pools,
-        runner=choose_runner(runner, profile, spec, pools, changes.work, changes.work_bytes),
+        runner=chosen,
         base_version=base.version,
         base_run=base.run,
         restores=base.restores,

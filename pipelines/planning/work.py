@@ -12,16 +12,18 @@ import pyarrow.parquet as pq
 from latentlake.storage import Storage
 from pipelines.job.spec import JobSpec, ShardSpec
 from pipelines.planning.changes import WORK_SCHEMA
-from pipelines.planning.pools import Pool
 
+LEAST = 64  # objects of a shard, where there are so many
+ALONE = 4  # shards of a run with one actor, where their bounds do not make it more
 SHARDS_A_PART = 1000  # shards (row groups) of one file of work
 WORK, GONE, LEFT = "work", "gone.parquet", "left.parquet"  # in a run's folder
 
 
-def write_work(
-    place: Storage, work: Iterator[pa.Table], total: int, spec: JobSpec, pools: tuple[Pool, ...]
-) -> Iterator[int]:
-    """Cut the work, of `total` objects, into shards, and write it: one row group a shard; the number of objects of each."""
+def write_work(place: Storage, work: Iterator[pa.Table], total: int, spec: JobSpec, parallel: int) -> Iterator[int]:
+    """Cut the work, of `total` objects, into shards, and write it: one row group per shard; the number of objects of each.
+
+    For `parallel` actors at most.
+    """
     by_key = {embed.config.preparation_key(): embed.config.prepared_bytes() for embed in spec.embed}
     waiting = WORK_SCHEMA.empty_table()
 
@@ -32,7 +34,7 @@ def write_work(
             yield piece["size"].fill_null(0).to_numpy()
 
     folder = place.child(WORK)
-    shards = cut_shards(sizes(), total, spec.shard, sum(by_key.values()), min(pool.max for pool in pools))
+    shards = cut_shards(sizes(), total, spec.shard, sum(by_key.values()), parallel)
     for part, first in enumerate(shards):
         folder.fs.makedirs(folder.root, exist_ok=True)
         with (
@@ -90,13 +92,15 @@ def cut_shards(
 
     `sizes` are the objects' bytes, int64 (n,) a piece, `total` of them. A shard holds at most `spec.max_objects` objects and
     `spec.max_mb`, read or prepared. Towards the end shards get smaller (guided self-scheduling: a share of what is left
-    over the `parallel` actors), so that no actor works long alone.
+    over the `parallel` actors), so that no actor works long alone. One that is alone has few and equal ones: each costs a look
+    at the table, and lets a run that is cut short resume behind it.
     """
     limit = spec.max_mb * 2**20
     most = max(1, min(spec.max_objects, limit // max(1, prepared_bytes)))
     ahead, left = np.zeros(0, dtype=np.int64), total
     while left:
-        wanted = min(left, most, max(64, -(-2 * left // (3 * parallel))))
+        share = -(-total // ALONE) if parallel == 1 else -(-2 * left // (3 * parallel))
+        wanted = min(left, most, max(LEAST, share))
         while len(ahead) < wanted:
             ahead = np.concatenate([ahead, next(sizes)])
         rows = max(1, int(np.searchsorted(np.cumsum(ahead[:wanted]), limit, side="right")))

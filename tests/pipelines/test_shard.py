@@ -164,12 +164,11 @@ def cut_naively(sizes: list[int], spec: ShardSpec, prepared_bytes: int, parallel
     shards, left, limit = [], len(sizes), spec.max_mb * 2**20
     while left:
         rows, read = 0, 0
+        share = len(sizes) / 4 if parallel == 1 else 2 * left / 3 / parallel
         for size in sizes[len(sizes) - left :]:
             read += size
             prepared = (rows + 1) * prepared_bytes
-            if rows and (
-                read > limit or prepared > limit or rows >= min(spec.max_objects, max(64, 2 * left / 3 / parallel))
-            ):
+            if rows and (read > limit or prepared > limit or rows >= min(spec.max_objects, max(64, share))):
                 break
             rows += 1
         shards.append(rows)
@@ -210,6 +209,11 @@ def test_shards_get_smaller_towards_the_end():
     rows = list(cut_shards(in_pieces([100] * 10_000, 999), 10_000, ShardSpec(max_objects=2048), 2048, 2))
     assert rows[0] == 2048 and rows == sorted(rows, reverse=True)
     assert rows[-1] <= 64
+
+
+def test_one_actor_has_few_equal_shards():
+    assert list(cut_shards(in_pieces([100] * 2000, 999), 2000, ShardSpec(), 2048, 1)) == [500] * 4
+    assert list(cut_shards(in_pieces([100] * 60, 60), 60, ShardSpec(), 2048, 1)) == [60]
 
 
 def test_no_work_no_shards():
