@@ -38,14 +38,14 @@ soak: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
-# make test-airflow [RUNS=1]: the operators in an Airflow of their own, against a real Ray cluster; the scheduled run RUNS times.
+# make test-airflow [RUNS=1] [ARGS=…]: the operators in an Airflow of their own, against a real Ray cluster; the scheduled run RUNS times.
 AIRFLOW := .venv-airflow/bin
 test-airflow: $(STAMP) .venv-airflow/.installed
 	rm -rf build/airflow
 	$(BIN)/uv build --quiet --wheel --out-dir build/airflow infra/airflow
 	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/python --no-deps --reinstall build/airflow/*.whl
 	RUNS=$(or $(RUNS),1) $(BIN)/python infra/airflow/tests/with_ray.py \
-		$(abspath $(AIRFLOW))/python -m pytest -c infra/airflow/pyproject.toml infra/airflow/tests
+		$(abspath $(AIRFLOW))/python -m pytest -c infra/airflow/pyproject.toml infra/airflow/tests $(ARGS)
 
 .venv-airflow/.installed: $(STAMP) infra/airflow/constraints.txt
 	test -x $(AIRFLOW)/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-airflow

@@ -75,7 +75,7 @@ class SubmitRayJobOperator(BaseOperator):
             for package in packages:
                 if server.upload(package):
                     self.log.info("sent %d files, %d kB compressed", package.files, len(package.content) // 1000)
-            job, slot = self.job or job_of(context), self.slot or slot_of(context)
+            job, slot = as_name(self.job or job_of(context)), as_name(self.slot or slot_of(context))
             info, new = submit_attempt(server, job, slot, submission)
             self._submission_id = info.submission_id
             context["ti"].xcom_push(key="submission_id", value=info.submission_id)
@@ -178,13 +178,13 @@ def job_of(context: Any) -> str:
     """The name of a task's jobs: DAG and task, and the index of a mapped task."""
     ti = context["ti"]
     name = f"{ti.dag_id}.{ti.task_id}"
-    return as_name(name if ti.map_index is None or ti.map_index < 0 else f"{name}.{ti.map_index}")
+    return name if ti.map_index is None or ti.map_index < 0 else f"{name}.{ti.map_index}"
 
 
 def slot_of(context: Any) -> str:
     """What a run of the DAG is for: its logical date in UTC, else (as after an asset's event) its id."""
     date = context.get("logical_date")
-    return as_name(context["run_id"] if date is None else date.astimezone(UTC).strftime("%Y-%m-%dT%H%M%S"))
+    return context["run_id"] if date is None else date.astimezone(UTC).strftime("%Y-%m-%dT%H%M%S")
 
 
 def as_name(text: str) -> str:

@@ -37,6 +37,7 @@ class AirflowHome:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "RAY_"))}
         self.environment = {
             **kept,
+            "PATH": f"{Path(AIRFLOW).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts `airflow`
             "AIRFLOW_HOME": str(folder),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -62,6 +63,18 @@ class AirflowHome:
         done = self.try_run(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+    def start(self, log: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `airflow ARGUMENTS` in a session of its own; what it prints goes to the file `log` of the home."""
+        with (self.folder / log).open("wb") as file:
+            return subprocess.Popen(
+                [AIRFLOW, *arguments],
+                env=self.environment,
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def try_run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Run `airflow ARGUMENTS`; it and what it printed."""

@@ -165,6 +165,32 @@ def test_a_run_without_a_logical_date_has_its_id_as_slot(fake: Answering, tmp_pa
     assert posted(fake)[0]["submission_id"] == wanted
 
 
+def test_job_and_slot_may_be_named(fake: Answering, tmp_path: Path):
+    has(fake, "PENDING", submission_id="words@2026-11-26T03_00_00_00_00@1")
+    named = {"job": "words", "slot": "2026-11-26T03:00:00+00:00"}
+    with pytest.raises(TaskDeferred):
+        SubmitRayJobOperator(task_id="t", entrypoint="x", **named).execute(context_of(tmp_path))
+    assert posted(fake)[0]["submission_id"] == "words@2026-11-26T03_00_00_00_00@1"
+
+
+def test_a_mapped_task_has_its_index_in_the_name(fake: Answering, tmp_path: Path):
+    has(fake, "PENDING", submission_id="d.t.4@2026-11-26T030000@1")
+    context = context_of(tmp_path)
+    context["ti"].map_index = 4
+    with pytest.raises(TaskDeferred):
+        SubmitRayJobOperator(task_id="t", entrypoint="x").execute(context)
+    assert posted(fake)[0]["submission_id"] == "d.t.4@2026-11-26T030000@1"
+
+
+def test_the_worker_may_wait(fake: Answering, tmp_path: Path):
+    job = {"submission_id": ID, "status": "RUNNING"}
+    fake.answer("GET", JOBS + ID, (200, job), (200, job), (200, {**job, "status": "SUCCEEDED", "driver_exit_code": 0}))
+    fake.answer("GET", f"{JOBS}{ID}/logs", (200, {"logs": "a line\n"}))
+    operator = SubmitRayJobOperator(task_id="t", entrypoint="x", deferrable=False, poll_s=0.01)
+    told = operator.execute(context_of(tmp_path))
+    assert told == {"submission_id": ID, "status": "SUCCEEDED", "exit_code": 0}
+
+
 def test_the_command_of_an_embedding_job(fake: Answering, tmp_path: Path):
     has(fake, "PENDING")
     fake.answer("PUT", package_path(with_job(tmp_path)), (200, ""))
