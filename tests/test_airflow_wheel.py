@@ -17,7 +17,7 @@ from pipelines.job.jobfile import load_job
 
 ROOT = Path(__file__).parent.parent
 AIRFLOW = ROOT / "infra" / "airflow"
-MAY_IMPORT = {"airflow", "httpx", "pathspec", "tenacity", *sys.stdlib_module_names}
+MAY_IMPORT = {"airflow", "httpx", "pathspec", "tenacity", "yaml", *sys.stdlib_module_names}
 
 
 @pytest.fixture(scope="module")

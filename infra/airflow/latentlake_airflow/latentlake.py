@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import yaml
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -92,6 +93,7 @@ class SubmitEmbeddingJobOperator(LatentLakeOperator):
         if not path.resolve().is_relative_to(folder.resolve()):
             raise SpecError(f"the job file '{path}' is not in the working directory '{folder}'.")
         name = path.resolve().relative_to(folder.resolve()).as_posix()
+        check_places(path.read_text(encoding="utf-8"), self.overrides or {})
         package = pack({**list_files(folder), name: path}, folder)
         arguments = ["run", name, "--json"]
         for key, value in (self.overrides or {}).items():
@@ -115,6 +117,26 @@ class SubmitEmbeddingJobOperator(LatentLakeOperator):
         """Keep the report of a run that was refused or has failed."""
         if (report := last_object(lines)) is not None:
             context["ti"].xcom_push(key="report", value=report)
+
+
+def check_places(text: str, overrides: Mapping[str, Any]) -> None:
+    """Raise `SpecError` for a job whose source or table is at a relative path: there, a lake vanishes with the job.
+
+    What else is wrong with the job, the cluster tells.
+    """
+    try:
+        job = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return
+    for section in ("source", "table"):
+        part = job.get(section) if isinstance(job, dict) else None
+        uri = overrides.get(f"{section}.uri", part.get("uri") if isinstance(part, dict) else None)
+        path = str(uri or "/").removeprefix("file://")
+        if "://" not in path and not path.startswith("/"):
+            raise SpecError(
+                f"{section}.uri: '{uri}' would be in the folder where the cluster unpacks the job, which is deleted with it.\n"
+                "  Give an object store (s3://…), or a folder that every node mounts."
+            )
 
 
 class TableCommandOperator(LatentLakeOperator):

@@ -245,6 +245,32 @@ def test_a_job_file_that_is_not_there_fails_at_once(fake: Answering, tmp_path: P
         embedding().execute(context_of(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("job", "overrides"),
+    [
+        ("table: {uri: ./lake}", {}),
+        ("table: {uri: s3://l}\nsource: {uri: texts}", {}),
+        ("table: {uri: s3://l}", {"table.uri": "file://lake"}),
+    ],
+)
+def test_a_place_that_vanishes_with_the_job_is_refused(
+    fake: Answering, tmp_path: Path, job: str, overrides: dict[str, Any]
+):
+    (with_job(tmp_path) / "jobs" / "products.yaml").write_text(job)
+    with pytest.raises(AirflowFailException, match=r"\.uri: '.*' would be in the folder .* which is deleted"):
+        embedding(overrides=overrides).execute(context_of(tmp_path))
+    assert not posted(fake)
+
+
+@pytest.mark.parametrize("job", ["table: {uri: ./lake}", "table: [broken", "table: /lake", "- a list"])
+def test_what_else_is_wrong_the_cluster_tells(fake: Answering, tmp_path: Path, job: str):
+    has(fake, "PENDING")
+    (with_job(tmp_path) / "jobs" / "products.yaml").write_text(job)
+    fake.answer("PUT", package_path(tmp_path), (200, ""))
+    with pytest.raises(TaskDeferred):
+        embedding(overrides={"table.uri": "/mnt/lake"}).execute(context_of(tmp_path))
+
+
 def fired(waiting: RayJobTrigger) -> dict[str, Any]:
     async def first() -> Any:
         return await anext(waiting.run())
