@@ -49,17 +49,18 @@ test-airflow: $(STAMP) .venv-airflow/.installed
 
 .venv-airflow/.installed: $(STAMP) infra/airflow/constraints.txt
 	test -x $(AIRFLOW)/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-airflow
-	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/python --requirement infra/airflow/constraints.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(AIRFLOW)/python --requirement infra/airflow/constraints.txt
 	touch $@
 
 # make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
 acceptance: $(STAMP)
 	$(BIN)/python -m tests.acceptance --since $(or $(ISSUE),2)
 
+# With bytecode, which uv does not write by itself: without it a process that may write none compiles torch and transformers each time.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 clean:
