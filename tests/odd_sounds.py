@@ -13,6 +13,7 @@ import numpy as np
 from sound_maker import tone
 
 SOUND, REJECT = "sound", "reject"
+RATES = range(1_000, 768_001)  # of samples per second, that are taken
 ID3 = b"ID3\x04\0\0\0\0\0\x14" + b"TIT2\0\0\0\x0a\0\0\x03caf\xe9\xe8\xe7\xfa\0\0"  # no UTF-8, though it says so
 
 # Container, codec, rates, suffix. Of some the header tells the length, so that a file that was cut off can be told.
@@ -82,7 +83,7 @@ STEREO_AT_MOST = {"libmp3lame", "mp2", "wmav2", "adpcm_ms", "adpcm_ima_wav", "pc
 
 
 def write_odd_sounds(folder: Path, count: int, seed: int) -> dict[str, str]:
-    """Write `count` files; of each, by its name, "sound" where ffmpeg decodes it and it is whole, else "reject".
+    """Write `count` files; of each, by its name, "sound" where ffmpeg (or libsndfile) decodes it and it is whole, else "reject".
 
     The same `count` and `seed` make the same files. A file that was cut off is a reject where its container says how
     long it should be; of the others ffmpeg is asked.
@@ -108,7 +109,7 @@ def judged_by_ffmpeg(content: bytes) -> str:
         with av.open(io.BytesIO(content), metadata_errors="replace") as container:
             if not container.streams.audio or container.streams.audio[0].codec_context is None:
                 return REJECT
-            if not 1_000 <= container.streams.audio[0].rate <= 768_000:
+            if container.streams.audio[0].rate not in RATES:
                 return REJECT
             for packet in container.demux(audio=0):
                 try:
@@ -122,8 +123,21 @@ def judged_by_ffmpeg(content: bytes) -> str:
                     if not np.isfinite(frame.to_ndarray().astype(np.float64)).all():
                         return REJECT
     except (av.error.FFmpegError, TypeError):
-        return REJECT
+        return REJECT if samples else judged_by_libsndfile(content)
     return SOUND if samples else REJECT
+
+
+def judged_by_libsndfile(content: bytes) -> str:
+    """Whether an AIFF that ffmpeg cannot open is read by libsndfile: the former takes a large number of frames for an error."""
+    import soundfile
+
+    if content[:4] != b"FORM":
+        return REJECT
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+    except soundfile.SoundFileError:
+        return REJECT
+    return SOUND if len(samples) and np.isfinite(samples).all() and rate in RATES else REJECT
 
 
 def encoded(
