@@ -21,12 +21,17 @@ Moment = Callable[[JobSpec, Progress, int], Progress]
 SHARDS = (1, 3, 5, 8, 10)  # after so many shards
 
 
-FATE = signal.SIGKILL  # SIGSTOP for a process that stalls: the moment passes when it is told to go on
+FATE: signal.Signals | None = (
+    signal.SIGKILL
+)  # SIGSTOP for a process that stalls, once: the moment passes when it is told to continue
 
 
 def die(*_: object, **__: object) -> None:
     """End this process as a lost machine would."""
-    os.kill(os.getpid(), FATE)
+    global FATE
+    fate, FATE = FATE, None
+    if fate is not None:
+        os.kill(os.getpid(), fate)
 
 
 def replace(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
