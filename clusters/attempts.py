@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import NotFound, SpecError
-from .jobs import OWN_CODES, JobInfo, JobServer, Refused
+from .errors import JobServerRefused, NotFound, SpecError
+from .jobs import OWN_CODES, JobInfo, JobServer
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 POLL_S = 1.0
@@ -87,7 +87,7 @@ def submit_attempt(server: JobServer, job: str, slot: str | None, submission: Su
         command = submission.command + (submission.after_kill if last and was_killed(last[1]) else "")
         if server.submit(attempt.submission_id, command, submission.runtime_env, submission.metadata):
             return server.info(attempt.submission_id), True
-    raise Refused(f"the cluster takes no attempt at '{job}': each time another submitter was faster.")
+    raise JobServerRefused(f"the cluster takes no attempt at '{job}': each time another submitter was faster.")
 
 
 def check_same(info: JobInfo, submission: Submission) -> None:
@@ -123,7 +123,7 @@ def write_more(server: JobServer, info: JobInfo, printed: int, write: Callable[[
     """Write what a job has printed beyond so many characters; the number of those."""
     try:
         text = server.logs(info.submission_id)
-    except (Refused, NotFound) as failure:
+    except (JobServerRefused, NotFound) as failure:
         # The server cannot decode a character that is half written, nor read the log of a node that is lost.
         if info.is_over:
             write(f"\n(the rest of the log cannot be read: {failure})\n")

@@ -4,6 +4,6 @@ The client's files import one another and this file relatively, and nothing else
 them as they are in a folder of its own, with `operators/errors.py` as this file. See ADR 1.
 """
 
-from operators.errors import ClusterError, CredentialsError, NotFound, SpecError
+from operators.errors import ClusterError, CredentialsError, JobServerRefused, JobServerUnreachable, NotFound, SpecError
 
-__all__ = ["ClusterError", "CredentialsError", "NotFound", "SpecError"]
+__all__ = ["ClusterError", "CredentialsError", "JobServerRefused", "JobServerUnreachable", "NotFound", "SpecError"]

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from .errors import ClusterError, CredentialsError, NotFound, SpecError
+from .errors import CredentialsError, JobServerRefused, JobServerUnreachable, NotFound, SpecError
 from .packages import LIMIT_MB, Package
 from .tokens import TOKEN_REMEDY, header_of
 
@@ -28,14 +28,6 @@ TIMEOUT = httpx.Timeout(60, connect=10)
 SENDING = httpx.Timeout(600, connect=10)  # for 100 MiB over a slow line
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 TOLD = 300  # characters of an answer that an error repeats
-
-
-class Refused(ClusterError):
-    """An answer of the server that says that something has gone wrong there."""
-
-
-class NoAnswer(ClusterError):
-    """The server cannot be reached, or is not ready; asked again it may answer."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,7 @@ class JobServer:
         asked = {name: value for name, value in body.items() if value}
         try:
             self._ask("POST", "/api/jobs/", json=asked)
-        except Refused as refusal:
+        except JobServerRefused as refusal:
             if "already exists" in str(refusal):
                 return False
             raise
@@ -181,7 +173,7 @@ class JobServer:
         try:
             return answer.json()
         except ValueError as failure:
-            raise Refused(self._no_job_server(answer)) from failure
+            raise JobServerRefused(self._no_job_server(answer)) from failure
 
     def _ask(
         self,
@@ -195,7 +187,7 @@ class JobServer:
     ) -> httpx.Response:
         """An answer that is as it should be, or 404 where that may be. To ask a second time does no harm."""
         for attempt in Retrying(
-            retry=retry_if_exception_type(NoAnswer),
+            retry=retry_if_exception_type(JobServerUnreachable),
             stop=stop_after_delay(self.patience_s),
             wait=wait_exponential(multiplier=0.25, max=10),
             reraise=True,
@@ -206,7 +198,7 @@ class JobServer:
                         method, self.address + path, json=json, content=content, timeout=timeout
                     )
                 except httpx.TransportError as failure:
-                    raise NoAnswer(
+                    raise JobServerUnreachable(
                         f"no answer from the job server at {self.address}: {failure or type(failure).__name__}.\n"
                         "  Is its head running, and is its port (8265) open to this machine?"
                     ) from failure
@@ -228,8 +220,8 @@ class JobServer:
                 f"  Ray takes {LIMIT_MB} MiB, a proxy before it maybe less. Leave files out with a .rayignore."
             )
         if status == httpx.codes.NOT_FOUND or answer.is_redirect:
-            return Refused(self._no_job_server(answer))
-        failed = NoAnswer if status in BUSY or NOT_YET in answer.text else Refused
+            return JobServerRefused(self._no_job_server(answer))
+        failed = JobServerUnreachable if status in BUSY or NOT_YET in answer.text else JobServerRefused
         return failed(f"the job server at {self.address} answers {status}: {told}")
 
     def _no_job_server(self, answer: httpx.Response) -> str:

@@ -148,6 +148,14 @@ class ClusterError(LatentLakeError):
     """Ray cannot be started or reached, or nothing moves on it. What is finished is kept."""
 
 
+class JobServerRefused(ClusterError):
+    """A cluster's job server answers that something has gone wrong there."""
+
+
+class JobServerUnreachable(ClusterError):
+    """A cluster's job server does not answer, or is not ready; asked again it may."""
+
+
 class AccountingError(LatentLakeError):
     """An object is not accounted for; nothing was published."""
 

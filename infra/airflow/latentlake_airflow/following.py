@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .client.errors import NotFound
-from .client.jobs import JobInfo, JobServer, Refused
+from .client.errors import JobServerRefused, NotFound
+from .client.jobs import JobInfo, JobServer
 
 ERROR = re.compile(r"[A-Z]\w*: ")  # how the last error of a program begins
 LAST_LINES = 15  # of a log, that stand for a reason where no error is found
@@ -39,7 +39,7 @@ def read_log(server: JobServer, info: JobInfo) -> str:
     """All that a job has printed so far; empty while that cannot be read."""
     try:
         return server.logs(info.submission_id)
-    except (Refused, NotFound) as failure:
+    except (JobServerRefused, NotFound) as failure:
         # The server cannot decode a character that is half written, nor read the log of a node that is lost.
         return f"(the log cannot be read: {failure})\n" if info.is_over else ""
 

@@ -10,8 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from .client.attempts import SHARE
-from .client.errors import LatentLakeError, NotFound
-from .client.jobs import NoAnswer
+from .client.errors import JobServerUnreachable, LatentLakeError, NotFound
 from .following import LogTail, look
 from .hook import RayJobHook
 
@@ -56,7 +55,7 @@ class RayJobTrigger(BaseTrigger):
                     info, lines = await asyncio.to_thread(look, server, self.submission_id, tail)
                 except NotFound as failure:
                     return {"ended": "gone", "why": str(failure)}
-                except NoAnswer as failure:
+                except JobServerUnreachable as failure:
                     if away_since is None:
                         away_since = before
                         self.log.warning("%s", failure)
