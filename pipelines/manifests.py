@@ -5,7 +5,7 @@ Everything that is printed is checked first by the rules that the operator would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,18 +15,14 @@ from zoneinfo import available_timezones
 from clusters import DESCRIBED, ClusterProfile, find_secrets
 from clusters.kuberay import Work, faults_of, scheduled, single
 from clusters.launcher import launcher_file
-from latentlake.storage import scheme_of
 from operators.errors import InvalidSpec, did_you_mean
-from operators.model_files import in_store
 from pipelines.job.jobfile import load_job, read_text
 from pipelines.job.spec import JobSpec
 from pipelines.planning.pools import plan_pools
-from pipelines.submission import MODEL_FIELDS, for_driver, is_shared, local_fault, reference_fault
+from pipelines.reach import unreachable, unsent_model_fault
+from pipelines.submission import for_driver
 
 UTC = "Etc/UTC"
-SHARED = (
-    "Give an object store (s3://…), or a folder that every pod has, listed in the cluster profile as `shared_storage`."
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,8 @@ def make_manifest(
             "cluster profile",
         )
     spec = load_job(path, overrides)
-    if problems := list(unreachable(spec, profile.shared_roots)):
+    shared = profile.shared_roots
+    if problems := list(unreachable(spec, shared, lambda model: unsent_model_fault(model, shared))):
         raise InvalidSpec(problems, str(path))
     plan_pools(spec.embed, profile.groups_capacity())
     if profile.kind == "kuberay":
@@ -103,19 +100,3 @@ def kubernetes_objects(
         hint = did_you_mean(schedule.time_zone, available_timezones())
         raise InvalidSpec([f"--time-zone {schedule.time_zone}: there is no such time zone.{hint}"], "options")
     return scheduled(work, schedule.cron, schedule.time_zone, schedule.by_kuberay)
-
-
-def unreachable(spec: JobSpec, shared: Sequence[str]) -> Iterator[str]:
-    """What of a job the pods would not find: each with its place in the job, and what to do. Nothing but the job file is sent."""
-    for section, part in (("source", spec.source), ("table", spec.table)):
-        if scheme_of(part.uri) == "file" and (fault := local_fault(part.uri, shared)):
-            yield f"{section}.uri: '{part.uri}' {fault} {SHARED}"
-        for option, value in part.storage_options.items():
-            yield from reference_fault(f"{section}.storage_options.{option}", value)
-    for number, embed in enumerate(spec.embed):
-        for field in MODEL_FIELDS:
-            model = getattr(embed.config, field, None)
-            if not isinstance(model, str) or in_store(model):
-                continue
-            if (model.startswith(("/", "~")) and not is_shared(model, shared)) or model.startswith("."):
-                yield f"embed[{number}].{field}: '{model}' is a path of this machine. {SHARED}"

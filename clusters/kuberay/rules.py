@@ -73,7 +73,7 @@ def schedule_faults(spec: Object) -> Iterator[str]:
     for text, (field, least, most) in zip(parts, FIELDS, strict=True):
         names = {name: str(number) for number, name in enumerate(NAMES.get(field, []), least)}
         if not all(is_range(part, least, most, names) for part in text.split(",")):
-            yield f"schedule '{schedule}': '{text}' is not a {field} ({least} to {most}, '*', '1-5', '*/2', '1,3')"
+            yield f"schedule '{schedule}': '{text}' is not a valid {field} ({least} to {most}, '*', '1-5', '*/2', '1,3')"
 
 
 def is_range(text: str, least: int, most: int, names: Mapping[str, str]) -> bool:

@@ -171,7 +171,7 @@ def test_what_a_cluster_finds_is_sent(tmp_path: Path, changes: dict[str, Any]):
     (tmp_path / "sent").mkdir()
     (tmp_path / "sent" / "words.txt").write_text("a 1\n")
     profile = ClusterProfile.model_validate({"shared_storage": [{"path": "/mnt/shared"}]})
-    prepare(path, profile=profile)
+    assert b"sent/words.txt" in prepare(path, profile=profile).packages[0].content
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path):

@@ -105,9 +105,14 @@ def test_a_queue_would_not_admit_the_jobs_of_a_ray_cron_job(tmp_path: Path):
         ({**JOB, "name": "docs_v2"}, {}, "RayJob 'docs_v2': use lower-case letters.*give another name: --name docs-v2"),
         ({**JOB, "name": "d" * 48}, {}, "the name has 48 characters, and at most 47"),
         ({**JOB, "name": "d" * 40}, {"schedule": Schedule("@daily")}, "CronJob 'd+': the name has 40.*at most 36"),
-        (JOB, {"schedule": Schedule("0 25 * * *")}, "'25' is not a hour"),
+        (JOB, {"schedule": Schedule("0 25 * * *")}, "'25' is not a valid hour"),
         (JOB, {"schedule": Schedule("@daily", "Europe/Berlinn")}, "no such time zone. Did you mean 'Europe/Berlin'"),
         ({**JOB, "source": {"kind": "files", "uri": "./in"}}, {}, r"source.uri: './in'.*shared_storage"),
+        (
+            {**JOB, "table": {"uri": "s3://b", "name": "t", "storage_options": {"aws_secret_access_key": "file:key"}}},
+            {},
+            "aws_secret_access_key: 'file:key' would be looked for",
+        ),
         ({**JOB, "table": {"uri": "/home/me/lake", "name": "t"}}, {}, "table.uri: '/home/me/lake' is a path of this"),
         ({**JOB, "embed": [{"column": "v", "family": "hashing", "pool": {"max": "x"}}]}, {}, "embed.*pool.max"),
         (
