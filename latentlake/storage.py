@@ -90,7 +90,7 @@ def lance_options(uri: str, options: Mapping[str, Any] | None) -> dict[str, str]
     """
     resolved = resolve_options(options)
     if (scheme := scheme_of(uri)) in OBJECT_STORES:
-        from latentlake.retries import check_options
+        from latentlake.store_options import check_options
 
         resolved = aws_options(resolved) if OBJECT_STORES[scheme] == "s3" else resolved
         check_options(OBJECT_STORES[scheme], frozenset(resolved.items()))
@@ -237,7 +237,7 @@ class Storage:
 
     @property
     def _store_arguments(self) -> dict[str, Any]:
-        from latentlake.retries import store_arguments
+        from latentlake.store_options import store_arguments
 
         arguments = store_arguments(lance_options(self.uri, self.options))
         return (

@@ -14,7 +14,7 @@ from lake_maker import TEXTS, LakeMaker
 from moto.server import ThreadedMotoServer
 
 import latentlake
-from latentlake import retries
+from latentlake import retries, store_options
 from latentlake.storage import (
     Storage,
     is_reference,
@@ -209,7 +209,7 @@ def test_patience_can_be_set_as_lance_names_it(s3: dict[str, str], tmp_path: Pat
     place = open_storage(f"s3://lake-bucket/{tmp_path.name}", options)
     assert place.put_if_absent("a", b"1") and place.list_names() == ["a"]
     assert place.lance_options == {**retries.lance_patience(), **options, "allow_http": "true"}
-    arguments = retries.store_arguments(lance_options(place.uri, place.options))
+    arguments = store_options.store_arguments(lance_options(place.uri, place.options))
     assert arguments["client_options"] == {**retries.CLIENT_OPTIONS, "timeout": "5s", "allow_http": True}
     assert (arguments["retry_config"]["max_retries"], arguments["retry_config"]["retry_timeout"].seconds) == (2, 7)
     assert not arguments["config"].keys() & options.keys() - s3.keys()
