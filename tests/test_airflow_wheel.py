@@ -1,4 +1,4 @@
-"""The distribution for Airflow builds, and needs nothing of ours but what it holds. `make test-airflow` runs it in Airflow."""
+"""The distribution for Airflow builds, and needs no LatentLake module that it does not hold. `make test-airflow` runs it in Airflow."""
 
 from __future__ import annotations
 

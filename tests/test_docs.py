@@ -297,6 +297,14 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def check_sections(models: dict[str, type[BaseModel]]) -> None:
+    """Each section of the job's page names the keys of its model."""
+    for title, model in models.items():
+        text = section("docs/job.md", title)
+        check_fields(model, text)
+        assert set(documented(text)) == set(model.model_fields)
+
+
 def test_the_job_page_names_every_key():
     assert list(documented(section("docs/job.md", "Top level"))) == list(KEYS)
     assert set(documented(section("docs/job.md", "embed"))) == {*EmbedKeys.model_fields, "family", "normalize"}
@@ -308,10 +316,7 @@ def test_the_job_page_names_every_key():
         "publish": PublishSpec,
         "shard": ShardSpec,
     }
-    for title, model in models.items():
-        text = section("docs/job.md", title)
-        check_fields(model, text)
-        assert set(documented(text)) == set(model.model_fields)
+    check_sections(models)
 
 
 def test_the_job_page_names_every_key_of_a_cluster_profile():
@@ -323,10 +328,7 @@ def test_the_job_page_names_every_key_of_a_cluster_profile():
         "On Kubernetes": KubernetesOptions,
         "Launcher": LauncherOptions,
     }
-    for title, model in parts.items():
-        text = section("docs/job.md", title)
-        check_fields(model, text)
-        assert set(documented(text)) == set(model.model_fields)
+    check_sections(parts)
 
 
 def test_the_source_page_names_every_key():

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+import pyarrow as pa
 from lance import LanceDataset
 
 from clusters import this_machine
@@ -23,7 +24,8 @@ from pipelines.publish.tally import Tally, read_records
 from pipelines.resume import plan_run
 from pipelines.state.lease import Lease, hold_table
 from pipelines.state.ledger import WORK_FOLDER, open_dataset
-from pipelines.state.manifest import finished_shards, write_manifest
+from pipelines.state.manifest import Carried, Changes, Manifest, Retry, finished_shards, write_manifest
+from pipelines.values.hashing import HASH_SCHEME
 
 SUMMARY = {"run_id": "r", "counts": {}, "rows_written": 0, "fingerprints": {}}
 
@@ -113,3 +115,17 @@ def tally_of(plan: Plan, attempt: str = "killed") -> Iterator[Tally]:
         for record in read_records(plan.place, finished_shards(plan.place)):
             tally.add(record)
         yield tally
+
+
+def manifest_of(run_id: str, **changes: Any) -> Manifest:
+    vectors = pa.field("v", pa.list_(pa.float16(), 4), metadata={b"provenance": b'{"x": "\xc3\xbc"}'})
+    values: dict[str, Any] = {
+        "run_id": run_id, "table": "t", "job": "j", "resume_key": "k", "state_key": "s", "started_at": 12.5,
+        "base_version": 3, "version": 4, "listing": f"{run_id}/listing", "retry": Retry(None), "shards": (2, 1),
+        "changes": Changes(3, 2, 20, {"v": Carried(unchanged=1)}, gone=0, in_table=1, left=0),
+        "fields": pa.schema([pa.field("n", pa.int64())]),
+        "new_fields": pa.schema([]),
+        "schema": pa.schema([pa.field("id", pa.string(), nullable=False), vectors]),
+        "spec": {"name": "j"}, "hash_scheme": HASH_SCHEME,
+    }  # fmt: skip
+    return Manifest(**values | changes)

@@ -1,4 +1,4 @@
-"""The last sign of life of a run. A module of its own, so that the actor's process imports nothing else of ours."""
+"""The last sign of life of a run. A module of its own, so that the actor's process imports no other LatentLake module."""
 
 from __future__ import annotations
 

@@ -312,7 +312,7 @@ def warm_up(number: int, ray_job: str) -> None:
 
     Once for each connection to Ray. They start beside the actors, while the models load. A small Ray Data execution comes first,
     because the first one also starts actors of Ray Data's own (measured on 2 cores: 6 s of CPU, which would fall into the stream).
-    The models wait for it, so that it imports nothing of ours.
+    The models wait for it, so it imports no LatentLake module.
     """
     numbers(1).map_batches(lambda block: block, batch_format="pyarrow", num_cpus=WRITER_CPUS).materialize()
     task = ray.remote(import_modules).options(num_cpus=WRITER_CPUS, scheduling_strategy="SPREAD")
