@@ -308,17 +308,16 @@ class Storage:
 
     def list_times(self) -> list[tuple[str, datetime]]:
         """Names of the files directly below this place, with the time (UTC) that each was written."""
+        if scheme_of(self.uri) in OBJECT_STORES:  # whose `ls` says no times
+            start = len(self.path("").partition("/")[2])
+            named = ((found["path"][start:], found["last_modified"]) for page in self.list_pages() for found in page)
+            return [(name, written) for name, written in named if name and "/" not in name]
         try:
             found = self.fs.ls(self.root, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        times = []
-        for info in found:
-            if info["type"] == "file":
-                written = info.get("last_modified", info.get("mtime"))
-                moment = written if isinstance(written, datetime) else datetime.fromtimestamp(float(written), UTC)
-                times.append((info["name"].rsplit("/", 1)[-1], moment))
-        return times
+        files = (info for info in found if info["type"] == "file")
+        return [(info["name"].rsplit("/", 1)[-1], datetime.fromtimestamp(info["mtime"], UTC)) for info in files]
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder below this place, with all in it; nothing happens if there is none."""

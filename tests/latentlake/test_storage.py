@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,9 @@ def test_names_and_removal(place: Storage):
             file.write(name.encode())
     assert place.list_names() == ["sub", "z.txt"]
     assert place.child("z.txt").list_names() in ([], ["z.txt"])
+    ((name, written),) = place.list_times()
+    assert name == "z.txt" and abs(datetime.now(UTC) - written) < timedelta(minutes=1)
+    assert place.child("nothing").list_times() == []
     place.remove("sub", "deeper")
     assert place.child("sub").list_names() == ["a.txt"]
     place.remove("z.txt")
