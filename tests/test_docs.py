@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from doc_commands import PAGES, ROOT, block_of, shell_blocks
 from jsonschema import Draft202012Validator
 from PIL import Image
 from pydantic import BaseModel
@@ -51,13 +52,6 @@ from pipelines.publish.report import build_report
 from pipelines.publish.tally import Tally
 from pipelines.state.ledger import RUNS_SCHEMA
 
-ROOT = Path(__file__).parent.parent
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md")),
-    *sorted(ROOT.glob("docs/**/*.md")),
-    ROOT / "examples" / "README.md",
-    *sorted(ROOT.glob("infra/**/README.md")),
-]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 # Sections of docs/embedders.md with the options that families have from what they are made of.
@@ -90,15 +84,14 @@ def blocks(language: str, mark: str = "") -> list[Any]:
 
 
 def command_lines() -> list[Any]:
-    """Every line of our program in a shell block."""
+    """Every command of our program in a shell block."""
     made = []
-    for language in ("sh", "console"):
-        for block in blocks(language):
-            for number, line in enumerate(block.values[0].replace("\\\n", " ").splitlines()):
-                words = shlex.split(line.removeprefix("$ ").partition(" > ")[0], comments=True)
-                for program in (["latentlake"], ["python", "-m", "pipelines"]):
-                    if words[: len(program)] == program:
-                        made.append(pytest.param(words[len(program) :], id=f"{block.id}+{number}"))
+    for block in shell_blocks():
+        for command in block.commands:
+            words = shlex.split(command.partition(" > ")[0])
+            for program in (["latentlake"], ["python", "-m", "pipelines"]):
+                if words[: len(program)] == program:
+                    made.append(pytest.param(words[len(program) :], id=f"{block.page}:{command}"))
     return made
 
 
@@ -177,7 +170,7 @@ def test_the_readme_shows_the_example():
 
 @pytest.fixture(scope="session")
 def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with red.jpg and a lake of two tables, `products` and `texts`, as the code in the pages expects it."""
+    """A folder with red.jpg, a job, and a lake of two tables, `products` and `texts`, as the code in the pages expects it."""
     lake_maker = load_lake_maker()
     folder = tmp_path_factory.mktemp("docs")
     maker = lake_maker.LakeMaker(str(folder / "lake"))
@@ -192,6 +185,10 @@ def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = [f"doc{row}" for row in range(len(texts))]
     rows = {"id": ids, "object_id": ids, "text": texts, "length": [len(text) for text in texts]}
     write_table(maker, "texts", "minilm", Config(), Chain("text"), texts, rows)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "ray.txt").write_text("Ray runs the models.")
+    job = yaml.safe_load(block_of("docs/quickstart.md", "Quickstart", "yaml"))
+    (folder / "job.yaml").write_text(json.dumps(job | {"embed": [{"column": "minilm", "family": "hashing"}]}))
     return folder
 
 
