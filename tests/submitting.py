@@ -8,7 +8,8 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,19 @@ def latentlake(cluster: RayCluster, folder: Path, *arguments: str) -> subprocess
     process = start(cluster, folder, *arguments)
     out, err = process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def finished_shards(folder: Path) -> int:
+    """How many shards of the only run on the lake below a folder are finished."""
+    return len(list(folder.glob("lake/_latentlake/t/*/shards/*")))
+
+
+def wait_until(holds: Callable[[], object], otherwise: str, limit_s: float = 300) -> None:
+    """Wait until something holds; an `AssertionError` that says `otherwise` where it does not in time."""
+    limit = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < limit, otherwise
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import lance
 import psutil
 import pytest
 from ray_cluster import RayCluster
-from submitting import latentlake, start, write_job, write_texts
+from submitting import finished_shards, latentlake, start, wait_until, write_job, write_texts
 
-LIMIT_S = 300
 DONE = 2  # shards of six that are finished before anything happens
 SLOW = [{"column": "h", "family": "hashing", "dim": 16, "delay_ms": 300, "pool": {"min": 1, "max": 1}}]
 
@@ -37,19 +35,6 @@ def job(cluster: RayCluster, tmp_path: Path) -> Path:
     write_texts(tmp_path / "shared" / "in", 60)
     write_job(tmp_path / "clean", tmp_path / "shared", cluster, name=name, embed=SLOW)
     return tmp_path / "clean"
-
-
-def wait(until: Callable[[], object], what: str) -> None:
-    """Wait until something holds."""
-    limit = time.monotonic() + LIMIT_S
-    while not until():
-        assert time.monotonic() < limit, what
-        time.sleep(0.1)
-
-
-def shards(folder: Path) -> int:
-    """How many shards of the job's only run are finished."""
-    return len(list(folder.glob("lake/_latentlake/t/*/shards/*")))
 
 
 def drivers(cluster: RayCluster) -> list[psutil.Process]:
@@ -74,11 +59,11 @@ def check_table(folder: Path) -> None:
 def test_submitter_and_driver_are_killed(cluster: RayCluster, job: Path) -> None:
     shared = job.parent / "shared"
     submitter = start(cluster, job, "submit", "job.yaml", "--json")
-    wait(lambda: shards(shared) >= DONE, "no shard was finished")
+    wait_until(lambda: finished_shards(shared) >= DONE, "no shard was finished")
     submitter.kill()
     submitter.communicate()
-    before = shards(shared)
-    wait(lambda: shards(shared) > before, "the job stands still without its submitter")
+    before = finished_shards(shared)
+    wait_until(lambda: finished_shards(shared) > before, "the job stands still without its submitter")
     again = start(cluster, job, "submit", "job.yaml", "--json")
     assert again.stderr is not None and "RUNNING already" in again.stderr.readline()
     (driver,) = drivers(cluster)
@@ -97,7 +82,7 @@ def test_submitter_and_driver_are_killed(cluster: RayCluster, job: Path) -> None
 def test_a_job_is_cancelled(cluster: RayCluster, job: Path) -> None:
     shared = job.parent / "shared"
     submitter = start(cluster, job, "submit", "job.yaml", "--slot", "s")
-    wait(lambda: shards(shared) >= DONE, "no shard was finished")
+    wait_until(lambda: finished_shards(shared) >= DONE, "no shard was finished")
     assert latentlake(cluster, job, "cancel", "job.yaml", "--slot", "s").returncode == 0
     out, err = submitter.communicate()
     assert submitter.returncode == 130, out + err
@@ -118,7 +103,7 @@ def test_a_submitter_is_told_to_end(cluster: RayCluster, job: Path, number: sign
         submitter = start(cluster, job, "submit", "job.yaml")
     finally:
         signal.signal(signal.SIGINT, before)
-    wait(lambda: shards(shared) >= 1, "no shard was finished")
+    wait_until(lambda: finished_shards(shared) >= 1, "no shard was finished")
     submitter.send_signal(number)
     _, err = submitter.communicate()
     assert submitter.returncode == 130 and "Follow it: latentlake logs job-" in err and "Stop it: " in err, err

@@ -51,6 +51,10 @@ STALLS = 2  # executions in a row that may end without a finished shard
 LOSSES = (ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError)  # may be a lost node's
 STAY_S = 3.0  # in which all the workers that a node starts at once are there
 LOSS_S = 30  # how long Ray may take to notice that a node is lost
+# Of the cluster, that Ray Data keeps for its stages in equal shares, beside the least that each needs. At its own 0.5 the shares
+# of reading and writing, which need little, keep a third of a cluster's CPUs from the models, and small pools never grow.
+RESERVED = 0.1
+CPUS_PER_WRITER = 4
 IN_FLIGHT = 2  # shards queued on an actor: with 1 a pool never scales up
 
 
@@ -168,7 +172,11 @@ def run_flow(
         for task in stages.embed:
             flow = embedded(flow, task)
         flow = flow.map_batches(
-            watched(stages.write, pulse), batch_size=None, batch_format="pyarrow", num_cpus=WRITER_CPUS
+            watched(stages.write, pulse),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=WRITER_CPUS,
+            compute=TaskPoolStrategy(max(1, capacity.cpus // CPUS_PER_WRITER)),
         )
         for block in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             watch.shard_finished()
@@ -259,6 +267,7 @@ def ray_data_settings(start_s: int = ACTOR_START_S) -> Iterator[DataContext]:
     context.target_max_block_size = None  # else Ray splits a block, and a shard falls apart
     context.raise_original_map_exception = True  # else Ray's own, which does not say what it was
     context.wait_for_min_actors_s = start_s
+    context.op_resource_reservation_ratio = RESERVED
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
