@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aws_maker import FakeAws
+from schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 (hooks are found by their names)
 
 # Set before anything imports Ray, which reads its authentication as it is imported; its workers inherit the rest.
 TEMPORARY = Path(tempfile.mkdtemp(prefix="ll-", dir="/tmp"))
@@ -20,6 +21,7 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
+        "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than Ray's own 30
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_REGION": "us-east-1",
@@ -52,8 +54,10 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A private Ray on two logical CPUs, started once."""
+    """A private Ray on two logical CPUs, started once. Its workers stay, as those of a job's own Ray: a new one imports for seconds."""
     import ray
+
+    from pipelines.ray_connection import KEEP_WORKERS
 
     ray.init(
         num_cpus=2,
@@ -62,6 +66,7 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         _temp_dir=str(TEMPORARY / "ray"),
+        _system_config=dict(KEEP_WORKERS),
     )
     yield
     ray.shutdown()

@@ -49,7 +49,7 @@ def cifar_job(setting: Setting) -> dict[str, Any]:
 def cranfield(setting: Setting) -> Line:
     """2: vectors and retrieval equal plain sentence-transformers."""
     job = cranfield_job(setting)
-    report = run(job)
+    report = run(job, setting.runner)
     ours, plain, worst = compare_cranfield(open_table(job), setting)
     rejected = sorted(row["object_id"] for row in open_table(job).rejects().to_pylist())
     return Line(
@@ -69,8 +69,9 @@ def compare_cranfield(table: latentlake.Table, setting: Setting) -> tuple[float,
     from sentence_transformers import SentenceTransformer
 
     folder = setting.data / "cranfield"
-    corpus, queries = pd.read_parquet(setting.corpus()), pd.read_parquet(folder / "queries.parquet")
+    corpus, queries = pd.read_parquet(setting.corpus()), pd.read_parquet(folder / "queries.parquet")[: setting.queries]
     qrels = pd.read_parquet(folder / "qrels.parquet")
+    qrels = qrels[qrels["query_id"].isin(queries["query_id"])]
     corpus = corpus[corpus["text"].str.strip() != ""]
     model = SentenceTransformer(setting.minilm, device="cpu")
     vectors = model.encode(corpus["text"].tolist())
@@ -101,7 +102,7 @@ def compare_cranfield(table: latentlake.Table, setting: Setting) -> tuple[float,
 def cifar(setting: Setting) -> Line:
     """3: vectors equal plain torchvision's; precision@10 by class folder."""
     job = cifar_job(setting)
-    report = run(job)
+    report = run(job, setting.runner)
     worst, precision = compare_cifar(open_table(job), setting)
     return Line(
         "vectors equal plain torchvision's to 1e-4 (512-d); precision@10 by class is printed",
@@ -152,7 +153,7 @@ def two_models(setting: Setting) -> Line:
     job = cifar_job(setting)
     job["embed"].append({"column": "hash", "family": "hashing"})
     job["table"]["name"] = "both"
-    report = run(job)
+    report = run(job, setting.runner)
     table = open_table(job)
     both = table.count("squeeze IS NOT NULL AND hash IS NOT NULL")
     alone = open_table(cifar_job(setting)).to_arrow(["id", "squeeze"]).to_pylist()
@@ -187,7 +188,7 @@ def on_s3(setting: Setting) -> Line:
         job = jobs[name]
         job["source"]["storage_options"] = options
         job["table"] |= {"uri": "s3://lake/acceptance", "storage_options": options}
-        first, second = run(job), run(job)
+        first, second = run(job, setting.runner), run(job, setting.runner)
         remote = {row["id"]: row[column] for row in open_table(job).to_arrow(["id", column]).to_pylist()}
         worst = max(float(np.abs(np.array(remote[i]) - np.array(local[i])).max()) for i in local)
         found.append(
@@ -226,12 +227,12 @@ def broken_files(setting: Setting) -> Line:
     job["source"] |= {"uri": str(folder), "include": ["*.jpg"]}
     job["table"]["name"] = "broken"
     try:
-        run(job)
+        run(job, setting.runner)
         refused = False
     except GateRefused:
         refused = "broken" not in latentlake.connect(job["table"]["uri"]).tables()
     kept = len(latentlake.connect(job["table"]["uri"]).rejects("broken"))
-    report = run({**job, "gates": {"max_reject_rate": 0.2}})
+    report = run({**job, "gates": {"max_reject_rate": 0.2}}, setting.runner)
     rows = open_table(job).rejects().to_pylist()
     names = {row["object_id"] for row in rows}
     expected = {f"{kind}{n}.jpg" for kind in ("truncated", "zero", "text", "bomb", "link", "noise") for n in range(5)}
@@ -260,7 +261,8 @@ def autoscaling(setting: Setting) -> Line:
             "embed": [{"column": "h", "family": "hashing", "delay_ms": 25, "pool": {"min": 1, "initial": 1, "max": 2}}],
             "table": {"uri": str(setting.folder / "lake"), "name": "slow"},
             "shard": {"max_objects": 40},
-        }
+        },
+        setting.runner,
     )
     line = report["columns"]["h"]["actors"]
     most = max(point["actors"] for point in line)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 import latentlake
 from pipelines.job.jobfile import parse_job
+from pipelines.planning.choice import RunnerName
 from pipelines.run import run_job
 
 EMPTY = ("471", "995")  # abstracts of Cranfield that hold no text
@@ -33,8 +34,10 @@ class Setting:
     minilm: str
     s3_endpoint: str
     texts: int = 1400  # of Cranfield: all abstracts
+    queries: int = 225  # of Cranfield: all
     images: str = "*/*.jpg"  # of CIFAR: all 1,000
     sounds: str = "*.wav"  # of the spoken digits: all 480
+    runner: RunnerName = "auto"
 
     def corpus(self) -> Path:
         """File of `texts` of the abstracts, the two empty ones among them."""
@@ -61,9 +64,9 @@ class Line:
     held: bool
 
 
-def run(job: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Mapping[str, Any], runner: RunnerName = "auto") -> dict[str, Any]:
     """Run a job; its report."""
-    return run_job(parse_job(job))
+    return run_job(parse_job(job), runner=runner)
 
 
 def open_table(job: Mapping[str, Any]) -> latentlake.Table:

@@ -42,13 +42,14 @@ def main() -> None:
             told = {"error": f"{type(failure).__name__}: {failure}", "exit_code": failure.exit_code}
         else:
             rows = rows_of(job)
-            full = [row["h"] is not None and row.get("g", 0) is not None for row in rows.values()]
+            full = [all(row[entry["column"]] is not None for entry in embed) for row in rows.values()]
             told = {"shards": report["shards"], "rows": sum(full)}
         print(json.dumps({"step": name, **told}), flush=True)
 
-    step("whole", {**HASHING, "pool": {"num_gpus": 1}})
-    shared = {"num_gpus": 0.25, "max": 1}
-    step("shared", {**HASHING, "pool": shared}, {**HASHING, "column": "g", "dim": 8, "pool": shared})
+    whole = {"num_cpus": 0.25, "num_gpus": 1, "max": 1}
+    part = {**whole, "num_gpus": 0.25}
+    columns = {"h": whole, "g": part, "f": part}
+    step("models", *({**HASHING, "column": column, "pool": pool} for column, pool in columns.items()))
     step("too many", {**HASHING, "pool": {"num_gpus": 1, "min": 3}})
     step("no device", {**minilm, "pool": {"num_gpus": 1, "max": 1}})
     ray.shutdown()

@@ -152,18 +152,17 @@ def test_chunks_of_a_document_that_shrinks_do_not_stay(tmp_path: Path) -> None:
         assert row["h"] == pytest.approx(expected_vector(row["text"]))
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_changed_object_has_every_column_recomputed_or_null(tmp_path: Path) -> None:
     both = [HASHING, {**HASHING, "column": "g", "dim": 32}]
     job = make_job(tmp_path, write_texts(tmp_path / "in", TEXTS), both)
-    run_through_ray(job)
+    run(job)
     write_texts(tmp_path / "in", {"doc05.txt": ONCE})
-    run_through_ray(job)
+    run(job)
     row = rows_of(job)["doc05.txt"]
     assert row["h"] == pytest.approx(expected_vector(ONCE))
     assert row["g"] == pytest.approx(expected_vector(ONCE, 32))
     write_texts(tmp_path / "in", {"doc05.txt": TWICE})
-    run_through_ray({**job, "embed": [HASHING]})  # a job that fills one of the table's two columns
+    run({**job, "embed": [HASHING]})  # a job that fills one of the table's two columns
     row = rows_of(job)["doc05.txt"]
     assert row["h"] == pytest.approx(expected_vector(TWICE))
     assert row["g"] is None

@@ -1,0 +1,66 @@
+"""How the workers of `pytest -n` share the files of tests: hooks of pytest, for `conftest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+RAY = "ray"
+# Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time.
+LONGEST = (
+    "tests/clusters/test_submit.py",
+    "tests/faults/test_flaky_s3.py",
+    "tests/pipelines/test_gpus.py",
+    "tests/operators/test_onnx.py",
+    "tests/test_docs.py",
+    "tests/faults/test_run_credentials.py",
+    "tests/pipelines/test_cluster.py",
+    "tests/pipelines/test_cli.py",
+    "tests/pipelines/test_embedding.py",
+    "tests/operators/test_embedders_contract.py",
+    "tests/operators/test_memory_bounds.py",
+    "tests/operators/test_sts.py",
+    "tests/operators/test_sentence_transformers.py",
+    "tests/operators/test_gpu_benchmark.py",
+    "tests/pipelines/test_maintain.py",
+    "tests/pipelines/test_changes.py",
+    "tests/fuzz/test_fuzz.py",
+    "tests/latentlake/test_indexes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that share the session's Ray come first, then those that take longest."""
+    ranks = {name: rank for rank, name in enumerate((RAY, *LONGEST))}
+    items.sort(key=lambda item: ranks.get(scope_of(item.nodeid), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadfile`: one worker runs all files that share the session's Ray, so that only one is started."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the collection
+    return RayTogether(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """What one worker runs: a file, or all that share the session's Ray."""
+    name = nodeid.partition("::")[0]
+    return RAY if name in ON_RAY else name
+
+
+ON_RAY = {
+    path.relative_to(TESTS.parent).as_posix()
+    for path in TESTS.rglob("test_*.py")
+    if "ray_session" in path.read_text(encoding="utf-8")
+}
