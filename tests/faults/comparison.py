@@ -102,7 +102,7 @@ def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
 def check_settled(job: Mapping[str, Any]) -> None:
     """Running the job once more does nothing: no object is read, no version made, no unfinished run is left.
 
-    Of a job that rebuilds, that is the job that goes on with the table.
+    Of a job that rebuilds, that is the job that continues with the table.
     """
     job = {**job, "table": {**job["table"], "mode": "incremental"}}
     uri = f"{job['table']['uri']}/{job['table']['name']}.lance"
@@ -115,7 +115,7 @@ def check_settled(job: Mapping[str, Any]) -> None:
 
 
 def unfinished(job: Mapping[str, Any]) -> dict[str, int]:
-    """The runs that can be gone on with, and how many shards each has finished."""
+    """The runs that can be resumed, and how many shards each has finished."""
     lake = lake_of(job)
     return {
         manifest.run_id: len(finished_shards(manifest.place(lake)))

@@ -9,26 +9,25 @@ import pytest
 
 SEED = 0  # draws the sample
 MARK = "fault(name, promise, sample=0): a case of the matrix; without --faults only `sample` cases of each name are run"
+PROPERTY = "fault"  # of a case's report, which comes from another process where several run the matrix
 
 
 class Matrix:
-    """The cases of each fault, and how they went."""
+    """The faults that were met, each by its name, what is promised, and the test; and how their cases went."""
 
     def __init__(self) -> None:
-        self.promises: dict[str, tuple[str, str]] = {}  # by fault: what is promised, and the test
-        self.faults: dict[str, str] = {}  # by test's id
-        self.tried: Counter[str] = Counter()
-        self.survived: Counter[str] = Counter()
-        self.skipped: Counter[str] = Counter()
+        self.tried: Counter[tuple[str, ...]] = Counter()
+        self.survived: Counter[tuple[str, ...]] = Counter()
+        self.skipped: Counter[tuple[str, ...]] = Counter()
 
     def lines(self) -> list[str]:
-        """A table in Markdown."""
+        """A table in Markdown, in the order of the tests' names."""
         head = ["| fault | what is promised | test | survived / tried |", "| --- | --- | --- | --- |"]
+        faults = sorted(self.tried.keys() | self.skipped.keys(), key=lambda fault: fault[::-1])
         return head + [
-            f"| {name} | {promise} | `{test}` | {self.survived[name]} / {self.tried[name]}"
-            f"{f' ({self.skipped[name]} skipped)' if self.skipped[name] else ''} |"
-            for name, (promise, test) in self.promises.items()
-            if self.tried[name] or self.skipped[name]
+            f"| {fault[0]} | {fault[1]} | `{fault[2]}` | {self.survived[fault]} / {self.tried[fault]}"
+            f"{f' ({self.skipped[fault]} skipped)' if self.skipped[fault] else ''} |"
+            for fault in faults
         ]
 
 
@@ -46,14 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take note of the cases, and leave out those that are not in the sample."""
+    """Note in each case which fault it is of, and leave out those that are not in the sample."""
     by_fault: dict[str, list[pytest.Item]] = {}
     for item in items:
         mark = item.get_closest_marker("fault")
         if mark is not None:
             name, promise = mark.args
-            MATRIX.promises.setdefault(name, (promise, item.nodeid.partition("[")[0].rpartition("/")[2]))
-            MATRIX.faults[item.nodeid] = name
+            item.user_properties.append((PROPERTY, (name, promise, item.nodeid.partition("[")[0].rpartition("/")[2])))
             by_fault.setdefault(name, []).append(item)
     if config.getoption("--faults", default=False):
         return
@@ -69,14 +67,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a case."""
-    name = MATRIX.faults.get(report.nodeid)
-    if name is None:
+    fault = next((tuple(value) for name, value in report.user_properties if name == PROPERTY), None)
+    if fault is None:
         return
     if report.skipped:
-        MATRIX.skipped[name] += 1
+        MATRIX.skipped[fault] += 1
     elif report.when == "call" or report.failed:
-        MATRIX.tried[name] += 1
-        MATRIX.survived[name] += report.passed
+        MATRIX.tried[fault] += 1
+        MATRIX.survived[fault] += report.passed
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

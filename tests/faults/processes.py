@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 
 DRIVER = Path(__file__).parent / "driver.py"
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 MARK = "LATENTLAKE_FAULTS"  # environment variable that all processes of a driver inherit
 ACTOR = "ray::MapWorker(MapBatches(EmbedShard))"
 READER = "ray::MapBatches(ReadShard)"
@@ -34,7 +36,9 @@ class Driver:
         python_path: Path | None = None,
         program: Path = DRIVER,
         environment: Mapping[str, str] | None = None,
+        shared_ray: bool = False,
     ) -> None:
+        """With `shared_ray` its job runs on the Ray that this process is connected to, which outlives it; else on one of its own."""
         self.mark = secrets.token_hex(8)
         self.folder = folder / f"driver-{self.mark}"
         self.folder.mkdir(parents=True)
@@ -42,6 +46,9 @@ class Driver:
         paths = [str(python_path)] if python_path else []
         paths += [inherited] if (inherited := os.environ.get("PYTHONPATH")) else []
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        if shared_ray:
+            kept |= {name: os.environ[name] for name in AUTHENTICATION}
+            options += ("--address", ray.get_runtime_context().gcs_address)
         command = [sys.executable, str(program), str(self.folder / "job.json"), str(self.folder / "report.json")]
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(

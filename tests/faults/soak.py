@@ -51,7 +51,7 @@ class Soak:
             self.write(f"{number:05}.txt")
 
     def write(self, name: str) -> None:
-        """Write an object anew; one in thirty cannot be embedded."""
+        """Write an object again; one in thirty cannot be embedded."""
         number = self.dice.randrange(10**6)
         text = "  \n" if self.dice.random() < 0.03 else f"text number {number} about subject {number % 9} of {name}"
         (self.folder / "in" / name).write_text(text)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from comparison import check_identical, check_settled, take_snapshot, unfinished
 from job_maker import run
-from moments import EARLY, LATE, MOMENTS
+from moments import EARLY, LATE, MOMENTS, STREAM
 from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kill_all, wait_for_workers
 from worlds import EMBED, World, Worlds, column_run, first_run, pruning_run, rebuilding_run
 
@@ -28,14 +28,14 @@ BEYOND_ITS_SHARDS = {"shards-8", "shards-10"}  # an incremental run has seven
 PROMISE = "identical; finished shards are taken over"
 
 
-def go_on(job: dict[str, Any], folder: Path, as_process: bool = True, runner: str = "ray") -> None:
+def resume(job: dict[str, Any], folder: Path, as_process: bool = True, runner: str = "ray") -> None:
     """Run a job again that was killed; nothing that is finished is done again."""
     lake, name = parse_job(job).table.lake, job["table"]["name"]
     ended = {
         line["run_id"] for line in read_runs(lake, name, "state = 'published'")
     }  # only its folder is left to be cleared
     before = {run_id: shards for run_id, shards in unfinished(job).items() if run_id not in ended}
-    report = Driver(folder, job, "--runner", runner).succeed() if as_process else run(job)
+    report = Driver(folder, job, "--runner", runner, shared_ray=runner == "ray").succeed() if as_process else run(job)
     assert report["shards_taken_over"] >= max(before.values(), default=0)
     assert report["run_id"] in before or not before or not report["shards"], "another run was begun"
 
@@ -43,15 +43,17 @@ def go_on(job: dict[str, Any], folder: Path, as_process: bool = True, runner: st
 def check_killed(world: World, folder: Path, moment: str, quick: bool = True, runner: str = "ray") -> None:
     """Kill the driver at a moment, run the job again, compare.
 
-    To be `quick`, a run that dies when its shards are finished has them from an earlier kill, and this process goes on.
+    To be `quick`, a run that dies when its shards are finished has them from an earlier kill, this process resumes it, and its
+    Ray outlives it as a cluster does. Else Ray is lost with the driver where it is at work, as with a machine.
     """
     job = world.streamed_job(folder) if quick and moment in LATE else world.new_job(folder)
-    driver = Driver(folder, job, "--moment", moment, "--seed", str(sum(moment.encode())), "--runner", runner)
+    options = ("--moment", moment, "--seed", str(sum(moment.encode())), "--runner", runner)
+    driver = Driver(folder, job, *options, shared_ray=runner == "ray" and (quick or moment not in STREAM))
     code = driver.wait()
     assert code == -9 or moment.startswith("any"), f"the moment never came:\n{driver.log}"
     if moment in EARLY:
         assert not unfinished(job)
-    go_on(job, folder, not quick, runner)
+    resume(job, folder, not quick, runner)
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)
     check_settled(job)
@@ -104,8 +106,9 @@ def test_one_run_is_killed_again_and_again(worlds: Worlds, tmp_path: Path, momen
     world = worlds.get(pruning_run)
     job = world.new_job(tmp_path)
     for number, moment in enumerate(moments):
-        assert Driver(tmp_path, job, "--moment", moment, "--seed", str(number)).wait() in (-9, 0)
-    go_on(job, tmp_path, as_process=False)
+        options = ("--moment", moment, "--seed", str(number))
+        assert Driver(tmp_path, job, *options, shared_ray=True).wait() in (-9, 0)
+    resume(job, tmp_path, as_process=False)
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)
     check_settled(job)
@@ -145,7 +148,7 @@ def test_a_shard_is_killed_with_its_driver_each_time(worlds: Worlds, tmp_path: P
         assert driver.process.poll() is None, f"the attempt was not as careful as expected:\n{driver.log}"
         kill_all(actors)  # the machine is lost, so they end at once
         driver.kill()
-    go_on(job, tmp_path, as_process=False)
+    resume(job, tmp_path, as_process=False)
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)
 
@@ -176,7 +179,7 @@ class Killer:
                 time.sleep(0.005)
 
 
-@pytest.mark.fault("SIGKILL of a Ray worker, mid-stream", "the run goes on by itself; identical", sample=1)
+@pytest.mark.fault("SIGKILL of a Ray worker, mid-stream", "the run continues by itself; identical", sample=1)
 @pytest.mark.parametrize("moments", [(0,), (1,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("title", [ACTOR, READER, WRITER], ids=["actor", "reader", "writer"])
 def test_a_worker_is_killed(worlds: Worlds, tmp_path: Path, title: str, moments: tuple[int, ...]) -> None:

@@ -30,7 +30,7 @@ from pipelines.state.ledger import read_report, read_runs
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = 40
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("kuberay_job")]
 
 
 @pytest.fixture(scope="module")

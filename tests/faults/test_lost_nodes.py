@@ -29,7 +29,12 @@ STALL_S = 60
 LIMIT_S = 600  # a run that takes longer counts as hanging
 SHARDS = 7  # of ten may be finished before the node is killed
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.xdist_group("lost_nodes"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def cluster() -> Iterator[RayCluster]:
         yield made
 
 
-@pytest.mark.fault("second node killed, mid-run", "the run goes on on the first; identical")
+@pytest.mark.fault("second node killed, mid-run", "the run continues on the first; identical")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_node_is_killed(worlds: Worlds, cluster: RayCluster, tmp_path: Path, seed: int) -> None:
     world, draw = worlds.get(first_run), random.Random(seed)
@@ -93,7 +98,7 @@ def hold_cpus() -> Any:
     return holder
 
 
-@pytest.mark.fault("reading starves beside another job", "said, and the run goes on when there is room")
+@pytest.mark.fault("reading starves beside another job", "said, and the run continues when there is room")
 def test_a_run_starves(worlds: Worlds, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An actor fits beside the other job's, but then no reading task does."""
     world = worlds.get(first_run)

@@ -14,7 +14,7 @@ from worlds import World, texts_of
 from pipelines.planning.work import read_work
 from pipelines.state.manifest import finished_shards, unfinished_runs
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CHANGED, REMOVED, ADDED = range(0, 300, 15), range(7, 300, 20), range(300, 320)
 
@@ -36,11 +36,11 @@ def finished_objects(job: dict[str, Any]) -> set[str]:
 
 @pytest.mark.fault("the source changes between kill and resume", "the snapshot holds; the next run equals a clean one")
 @pytest.mark.parametrize("moment", ["manifest", "shards-3", "shards-5", "before-commit", "after-commit"])
-def test_the_source_changes_before_a_run_goes_on(tmp_path: Path, moment: str) -> None:
+def test_the_source_changes_before_a_run_resumes(tmp_path: Path, moment: str) -> None:
     texts = texts_of(range(300))
     world = World(tmp_path, write_texts(tmp_path / "in", texts), {"table": {"prune": True}})
     job = world.job(tmp_path)
-    assert Driver(tmp_path, job, "--moment", moment).wait() == -9
+    assert Driver(tmp_path, job, "--moment", moment, "--runner", "inline").wait() == -9
     finished = finished_objects(job)
     change_source(tmp_path / "in")
 
@@ -69,12 +69,12 @@ def test_the_source_changes_before_a_run_goes_on(tmp_path: Path, moment: str) ->
     check_settled(job)
 
 
-@pytest.mark.fault("the source changes between a kill and a run that lists anew", "the next run equals a clean one")
+@pytest.mark.fault("the source changes between a kill and a run that lists again", "the next run equals a clean one")
 @pytest.mark.parametrize("moment", ["listed", "manifest-torn"])
-def test_the_source_changes_before_a_run_lists_anew(tmp_path: Path, moment: str) -> None:
+def test_the_source_changes_before_a_run_lists_again(tmp_path: Path, moment: str) -> None:
     world = World(tmp_path, write_texts(tmp_path / "in", texts_of(range(300))), {})
     job = world.job(tmp_path)
-    assert Driver(tmp_path, job, "--moment", moment).wait() == -9
+    assert Driver(tmp_path, job, "--moment", moment, "--runner", "inline").wait() == -9
     change_source(tmp_path / "in")
     run(job)
     clean = world.job(tmp_path / "clean")

@@ -17,7 +17,7 @@ from submitting import finished_shards, latentlake, start, wait_until, write_job
 DONE = 2  # shards of six that are finished before anything happens
 SLOW = [{"column": "h", "family": "hashing", "dim": 16, "delay_ms": 300, "pool": {"min": 1, "max": 1}}]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("submitted_jobs")]
 
 
 @pytest.fixture(scope="module")

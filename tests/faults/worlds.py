@@ -40,7 +40,7 @@ class World:
         """The job, on a copy of the lake that a run leaves which died when all its shards were finished."""
         if not (self.folder / "streamed").exists():
             job = self.new_job(self.folder / "streamed")
-            assert Driver(self.folder / "streamed", job, "--moment", "counted").wait() == -9
+            assert Driver(self.folder / "streamed", job, "--moment", "counted", "--runner", "inline").wait() == -9
         return self.new_job(folder, "streamed")
 
 
@@ -77,10 +77,12 @@ def first_run(folder: Path) -> World:
 
 
 def second_run(folder: Path, **changes: Any) -> World:
-    """The table is there; objects have changed, come, gone, moved, been mended and broken."""
+    """The table is there; objects have changed, come, gone, moved, been repaired and broken."""
     world = World(folder, write_texts(folder / "in", texts_of(range(300))), changes)
     run(World(folder, world.source, {}).job(folder / "base"))
-    write_texts(folder / "in", texts_of(range(300, 350)) | texts_of(range(150), "changed") | {"0149.txt": "mended now"})
+    write_texts(
+        folder / "in", texts_of(range(300, 350)) | texts_of(range(150), "changed") | {"0149.txt": "repaired now"}
+    )
     write_texts(folder / "in", {"0200.txt": ""})
     for number in range(270, 290):
         (folder / "in" / f"{number:04}.txt").unlink()
@@ -99,5 +101,5 @@ def column_run(folder: Path) -> World:
 
 
 def rebuilding_run(folder: Path) -> World:
-    """A second run that writes the table anew."""
+    """A second run that writes the whole table again."""
     return second_run(folder, table={"mode": "rebuild"}, embed=[{**EMBED, "dim": 24}])

@@ -89,7 +89,7 @@ def main() -> None:
     before["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"]  # Ray sets it for whoever starts one
     settings = repr(ray.data.DataContext.get_current())
     step("in the user's Ray", lambda: run(20, None, "auto"))
-    step("which goes on", lambda: ray.get(ray.remote(lambda: 42).remote()))
+    step("which is still there", lambda: ray.get(ray.remote(lambda: 42).remote()))
     step("with its settings", lambda: repr(ray.data.DataContext.get_current()) == settings)
     ray.shutdown()
 
