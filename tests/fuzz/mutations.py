@@ -101,7 +101,7 @@ MUTATIONS: Sequence[Mutation] = (flip, number, cut, drop, repeat, blank, word, s
 
 
 def mutate(random: Random, content: bytes, other: bytes) -> bytes:
-    """A file, damaged in a few ways; now and then it goes on as another one does."""
+    """A file, damaged in a few ways; now and then it continues as another one does."""
     data = bytearray(content)
     for _ in range(random.choice([1, 1, 1, 2, 3, 6])):
         if not data:

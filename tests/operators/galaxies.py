@@ -1,4 +1,4 @@
-"""Synthetic galaxies: smooth, without any symmetry, drawn anew wherever, however turned, large or bright."""
+"""Synthetic galaxies: smooth, without any symmetry, drawn afresh wherever, however turned, large or bright."""
 
 from __future__ import annotations
 

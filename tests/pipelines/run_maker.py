@@ -96,7 +96,7 @@ def plan_of(job: Mapping[str, Any]) -> Plan:
 
 
 def cut_short(job: Mapping[str, Any], shards: int | None = None) -> Plan:
-    """Begin a run, or go on with one, and die without a word once `shards` more are written (None: all); its plan."""
+    """Begin a run, or resume one, and die without a word once `shards` more are written (None: all); its plan."""
     plan = plan_run(resolved(job), this_machine())
     version = plan.resumed.version if plan.resumed else prepare_table(plan)
     if plan.resumed is None:

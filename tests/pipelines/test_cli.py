@@ -186,7 +186,7 @@ def test_retry_that_has_nothing_to_do_or_no_job_to_trust(tmp_path: Path) -> None
     assert latentlake_here("retry", lake, "../t", cwd=tmp_path).returncode == 2
 
 
-def test_fresh_discards_what_a_run_without_it_goes_on_with(tmp_path: Path) -> None:
+def test_fresh_discards_what_a_run_without_it_resumes(tmp_path: Path) -> None:
     path = write_job(tmp_path, shard={"max_objects": 5})
     job = yaml.safe_load(path.read_text())
     plan = cut_short(job, 1)

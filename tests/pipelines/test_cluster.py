@@ -48,7 +48,7 @@ def test_one_process_runs_one_job_after_another(short_folder: Path):
         "first": "published",
         "notebook": "published",
         "in the user's Ray": "published",
-        "which goes on": 42,
+        "which is still there": 42,
         "with its settings": True,
     }
     assert all(line["restored"] and not line["left"] for line in steps.values()), steps

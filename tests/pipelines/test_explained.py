@@ -10,7 +10,7 @@ from operators.errors import InvalidSpec, LatentLakeError, SourceError
 from pipelines.flow.runners.ray import explained
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LatentLakeError)]
-TEXT = "the store of 's3://x' does not answer: HTTP error\n  Run again: it goes on."
+TEXT = "the store of 's3://x' does not answer: HTTP error\n  Run again: it resumes."
 
 
 def told(failure: BaseException) -> BaseException:

@@ -147,7 +147,7 @@ def test_each_column_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
         run_job({**both, "gates": {"max_reject_rate": 0.4}}, runner=Here())
 
 
-def test_a_run_that_goes_on_is_judged_as_a_whole(tmp_path: Path):
+def test_a_run_that_is_resumed_is_judged_as_a_whole(tmp_path: Path):
     run_job(job_with(tmp_path, rows(GOOD), shard={"max_objects": 10}))
     job = job_with(tmp_path, rows(GOOD), rows(0, 30, "new"), shard={"max_objects": 10})
     cut_short(job, 2)

@@ -150,7 +150,7 @@ def test_a_death_that_tells_something_is_not_fruitless(place: Storage):
     for _ in range(MAX_FRUITLESS - 1):
         begin(place)
     assert note(place)["fruitless"] == MAX_FRUITLESS - 1
-    # A unit that is under way when the process dies begins the count anew.
+    # A unit that is under way when the process dies starts the count again.
     folder = place.child(ATTEMPTS_FOLDER)
     folder.fs.pipe_file(
         folder.path("000000001-read.json"), json.dumps(note(place) | {"working_on": ["a", "b"]}).encode()

@@ -80,7 +80,7 @@ def main(names: list[str]) -> None:
 
 
 def tried(names: list[str]) -> dict[str, bool]:
-    """Whether each case is written; one that ends its process is not, and the next process goes on behind it."""
+    """Whether each case is written; one that ends its process is not, and the next process continues behind it."""
     found: dict[str, bool] = {}
     while left := names[len(found) :]:
         child = subprocess.run(

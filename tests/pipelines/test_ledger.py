@@ -55,7 +55,7 @@ def test_a_run_has_one_line(lake: Storage):
     record_run(lake, run("r2"))
     first, second = sorted(runs_of(lake), key=lambda line: line["run_id"])
     assert (first["run_id"], second["run_id"]) == ("r1", "r2")
-    assert json.loads(first["report"]) == {"format": 1, "rows": 2}  # a run that goes on writes its line anew
+    assert json.loads(first["report"]) == {"format": 1, "rows": 2}  # a run that is resumed writes its line again
     assert first["started_at"] == NOW
     assert before - timedelta(seconds=1) <= first["finished_at"] <= datetime.now(UTC)
 

@@ -118,7 +118,7 @@ def rejects_of(job: dict) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("columns", [["text"], ["id"]])
 def test_parquet_with_encrypted_columns_is_one_reject(tmp_path: Path, columns: list[str]):
-    """`shared/cases/encrypted_plain_footer.py`, beside a good file: the run goes on."""
+    """`shared/cases/encrypted_plain_footer.py`, beside a good file: the run continues."""
     folder = tmp_path / "in"
     folder.mkdir()
     look_maker.write_encrypted(folder / "a.parquet", columns)

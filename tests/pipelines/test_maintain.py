@@ -221,7 +221,7 @@ def cut_short_job(tmp_path: Path, shards: int | None = 2) -> tuple[dict[str, Any
 
 
 def finish(job: dict[str, Any], plan: Any, taken_over: int = 2) -> None:
-    """The run goes on where it was, and the table is what it would have been."""
+    """The run continues where it was, and the table is what it would have been."""
     report = run_job(job)
     assert (report["run_id"], report["shards_taken_over"]) == (plan.run_id, taken_over)
     rows = rows_of(job)
@@ -232,7 +232,7 @@ def finish(job: dict[str, Any], plan: Any, taken_over: int = 2) -> None:
     assert run_job(job)["state"] == "unchanged"
 
 
-def test_a_run_that_was_cut_short_goes_on_after_upkeep(tmp_path: Path):
+def test_a_run_that_was_cut_short_resumes_after_upkeep(tmp_path: Path):
     job, plan = cut_short_job(tmp_path)
     files = data_files(job)
     report = maintain(job, keep=NOW, orphans=NOW)
@@ -293,7 +293,7 @@ def test_what_was_not_told_is_not_moved(tmp_path: Path):
     assert report["run_id"] != plan.run_id and len(rows_of(job)) == 26
 
 
-def test_a_run_that_cannot_go_on_is_discarded_with_its_files(tmp_path: Path):
+def test_a_run_that_cannot_resume_is_discarded_with_its_files(tmp_path: Path):
     job, plan = cut_short_job(tmp_path)
     newest(job).delete("id = '01-1.txt'")
     report = maintain(job, orphans=NOW)
@@ -306,7 +306,7 @@ def test_a_run_that_cannot_go_on_is_discarded_with_its_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("how", [{}, {"keep": NOW}], ids=["versions stay", "versions go"])
-def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_path: Path, how: dict[str, Any]):
+def test_a_run_that_committed_and_died_before_the_tag_resumes_after_upkeep(tmp_path: Path, how: dict[str, Any]):
     from run_maker import SUMMARY, tally_of
 
     from pipelines.publish.commit import commit
@@ -320,7 +320,7 @@ def test_a_run_that_committed_and_died_before_the_tag_goes_on_after_upkeep(tmp_p
     finish(job, plan, taken_over=3)
 
 
-def test_versions_stay_while_a_very_old_run_can_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_versions_stay_while_a_very_old_run_can_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Lance would take its files for orphans, whatever we tell it to keep."""
     job, plan = cut_short_job(tmp_path)
     (manifest,) = unfinished_runs(lake_of(job), "t")

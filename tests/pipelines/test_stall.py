@@ -213,7 +213,7 @@ def five_shards(folder: Path, **pool: float) -> JobSpec:
 PROFILE = ClusterProfile(cpus=2, gpus=0, memory_mb=8000, nodes=1, stall_s=20)
 
 
-def test_a_run_goes_on_as_long_as_it_gets_further(
+def test_a_run_continues_as_long_as_it_gets_further(
     tmp_path: Path, executions: list[Any], caplog: pytest.LogCaptureFixture
 ):
     executions += [0, 2, 0, 1, None]
@@ -224,7 +224,7 @@ def test_a_run_goes_on_as_long_as_it_gets_further(
     assert "no shard was finished for 9 s. The nodes that live offer 1 x 2 CPUs" in caplog.text
 
 
-def test_a_run_that_gets_no_further_twice_ends_and_can_go_on(tmp_path: Path, executions: list[Any]):
+def test_a_run_that_gets_no_further_twice_ends_and_can_resume(tmp_path: Path, executions: list[Any]):
     executions += [2, 0, 0]
     job = five_shards(tmp_path)
     with pytest.raises(ClusterError, match=r"nothing moved on the cluster, 2 times in a row") as failure:

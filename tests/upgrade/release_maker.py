@@ -35,7 +35,7 @@ class Release:
         return latentlake.connect(self.lake).open(table)
 
     def run_folders(self, table: str) -> list[Path]:
-        """Folders of the runs of a table that can be gone on with, as their release sees it."""
+        """Folders of the runs of a table that can be resumed, as their release sees it."""
         return sorted(path.parent for path in (self.lake / "_latentlake" / table).glob("*/run.json"))
 
 

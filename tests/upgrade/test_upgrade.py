@@ -1,4 +1,4 @@
-"""What an earlier release has written is searched, run again, gone on with and kept up by this one.
+"""What an earlier release has written is searched, run again, resumed and kept up by this one.
 
 Where one of these tests fails, an upgrade would break the lakes that people have: the change is wrong, not the test.
 """
