@@ -5,99 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lance
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from changes_maker import COLUMNS, carried, changes_of, entry, reject, work_of
 
-from latentlake.table import REJECTS_SCHEMA
 from operators.errors import LatentLakeError
-from pipelines.planning.changes import INCOMPLETE, WORK_SCHEMA, Comparison, table_objects
-from pipelines.sources.base import LISTING_SCHEMA, as_listing
+from pipelines.planning.changes import INCOMPLETE, Comparison, table_objects
+from pipelines.sources.base import as_listing
 from pipelines.state.manifest import Carried, Changes, Retry
-
-COLUMNS = ("a", "b")
-
-
-def entry(name: str, version: str | None = "1", uri: str | None = "f", position: int | None = None) -> dict[str, Any]:
-    return {"object_id": name, "uri": uri, "version": version, "size": 1, "position": position}
-
-
-def reject(name: str, column: str | None = None, outcome: str = "rejected", stage: str = "decode") -> dict[str, Any]:
-    return {
-        "object_id": name,
-        "column": column,
-        "outcome": outcome,
-        "stage": stage,
-        "error": "e",
-        "run_id": "r",
-        "version": 1,
-    }
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a comparison gave, read to its end."""
-
-    changes: Changes
-    entries: pa.Table
-    work: pa.Table
-    gone: list[str]
-    left: list[str]
-
-
-def whole(pieces: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *pieces])
-
-
-def changes_of(
-    now: list[dict[str, Any]],
-    before: list[dict[str, Any]] | None,
-    table: dict[str, str],
-    rejects: list[dict[str, Any]] | None = None,
-    columns: tuple[str, ...] = COLUMNS,
-    retry: Retry | None = None,
-) -> Found:
-    objects = pa.table(
-        {"object_id": pa.array(list(table), pa.string()), "object_hash": pa.array(list(table.values()), pa.string())}
-    )
-    with Comparison() as comparison:
-        assert comparison.load(in_pieces(as_listing(now))) == len(now)
-        entries = whole(comparison.entries(), LISTING_SCHEMA)
-        changes = comparison.find_changes(
-            None if before is None else in_pieces(as_listing(before)),
-            in_pieces(objects),
-            in_pieces(pa.Table.from_pylist(rejects or [], schema=REJECTS_SCHEMA)),
-            columns,
-            retry,
-        )
-        work = whole(comparison.work(), WORK_SCHEMA)
-        gone, left = (
-            [i for piece in ids for i in piece["object_id"].to_pylist()]
-            for ids in (comparison.gone(), comparison.left())
-        )
-    assert (changes.work, changes.work_bytes) == (work.num_rows, sum(size or 0 for size in work["size"].to_pylist()))
-    assert (changes.gone, changes.left) == (len(gone), len(left))
-    return Found(changes, entries, work, gone, left)
-
-
-def in_pieces(table: pa.Table, rows: int = 3) -> Iterator[pa.Table]:
-    return (table.slice(start, rows) for start in range(0, table.num_rows, rows))
-
-
-def work_of(found: Found) -> dict[str, str | None]:
-    """The hash that the table has of each object to read, by id."""
-    return dict(zip(found.work["object_id"].to_pylist(), found.work["base_hash"].to_pylist(), strict=True))
-
-
-def carried(found: Found, column: str = "a") -> tuple[int, int, int]:
-    counts = found.changes.carried[column]
-    return counts.unchanged, counts.rejected, counts.filtered
 
 
 def test_the_first_run_reads_everything():
@@ -367,108 +285,3 @@ def test_an_object_that_lacks_a_vector_in_one_row_is_incomplete(table: lance.Lan
         (work,) = comparison.work()
     assert work["base_hash"].to_pylist() == [INCOMPLETE, "2"]
     assert (changes.in_table, changes.gone) == (3, 1)
-
-
-# the rules, told once more
-
-
-names = st.one_of(
-    st.sampled_from(["a", "b", "c", "d", "f:0", "f:1", "g:1", "f:None"]),
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2),
-)
-listings = st.lists(
-    st.builds(
-        entry,
-        names,
-        version=st.sampled_from([None, "1", "1", "2"]),
-        uri=st.sampled_from(["f", "f", "g"]),
-        position=st.sampled_from([None, 0, 1]),
-    ),
-    max_size=12,
-)
-faults = st.one_of(
-    st.builds(reject, names, column=st.sampled_from(["a", "b", "o'ther"]), stage=st.sampled_from(["embed", "prepare"])),
-    st.builds(reject, names, stage=st.sampled_from(["read", "list", "decode"])),
-    st.builds(reject, names, outcome=st.just("filtered"), stage=st.just("op")),
-)
-
-
-def marked(listing: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The listing with duplicates marked."""
-    first: dict[str, dict[str, Any]] = {}
-    rows = []
-    for row in listing:
-        origin = first.setdefault(row["object_id"], row)
-        if origin is not row:
-            error = f"duplicate id '{row['object_id']}', first in {origin['uri']} at {origin['position']}"
-            row = {**row, "object_id": f"{row['uri']}:{row['position']}", "error": error}
-        rows.append({"error": None, **row})
-    return rows
-
-
-def verdict(
-    row: dict[str, Any],
-    before: list[dict[str, Any]] | None,
-    table: dict[str, str],
-    rejects: list[dict[str, Any]],
-    retry: Retry | None,
-) -> str | dict[str, str]:
-    """What becomes of an entry: "work", or for each column what it is carried as."""
-    mine = [r for r in rejects if r["object_id"] == row["object_id"]]
-    of_all = [r for r in mine if r["column"] is None]
-    if retry:
-        ours = [r for r in mine if r["column"] in (None, *COLUMNS)]
-        if any(r["stage"] == retry.stage or (retry.stage is None and r["outcome"] == "rejected") for r in ours):
-            return "work"
-    else:
-        then = next((r for r in before or [] if r["object_id"] == row["object_id"]), None)
-        if then is None or row["version"] is None or any(then[k] != row[k] for k in ("uri", "version", "position")):
-            return "work"
-        if any(r["stage"] == "read" for r in of_all):
-            return "work"
-    missing = {
-        c: any(r["outcome"] == "rejected" for r in of_all) or any(r["column"] == c for r in mine) for c in COLUMNS
-    }
-    if row["object_id"] in table:
-        return {c: "rejected" if missing[c] else "unchanged" for c in COLUMNS}
-    if all(missing.values()):
-        return dict.fromkeys(COLUMNS, "rejected")
-    return dict.fromkeys(COLUMNS, "filtered") if any(r["outcome"] == "filtered" for r in of_all) else "work"
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    listings,
-    st.none() | listings,
-    st.booleans(),
-    st.dictionaries(names, st.sampled_from(["h", "", "i"]), max_size=6),
-    st.lists(faults, max_size=8),
-    st.none() | st.builds(Retry, st.sampled_from([None, "read", "embed", "op"])),
-)
-def test_every_entry_is_judged_by_the_rules(
-    now: list[dict[str, Any]],
-    before: list[dict[str, Any]] | None,
-    still: bool,
-    table: dict[str, str],
-    rejects: list[dict[str, Any]],
-    retry: Retry | None,
-):
-    before = [*now[1:3], *now[:1], *now[3:]] if still else before
-    found = changes_of(now, before, table, rejects, retry=retry)
-    entries, then = marked(now), None if before is None else marked(before)
-    assert found.entries.to_pylist() == entries
-    verdicts = [verdict(row, then, table, rejects, retry) for row in entries]
-    work = [row for row, said in zip(entries, verdicts, strict=True) if said == "work"]
-    assert found.work.drop_columns("base_hash").to_pylist() == work
-    for row in found.work.to_pylist():
-        partly = any(r["object_id"] == row["object_id"] and r["column"] in COLUMNS for r in rejects)
-        held = table.get(row["object_id"])
-        assert row["base_hash"] == (INCOMPLETE if partly and held is not None else held)
-    for column in COLUMNS:
-        said = [v[column] for v in verdicts if isinstance(v, dict)]
-        assert carried(found, column) == tuple(said.count(w) for w in ("unchanged", "rejected", "filtered"))
-        assert sum(carried(found, column)) + found.changes.work == found.changes.listed == len(now)
-    listed = {row["object_id"] for row in entries}
-    assert sorted(found.gone) == ([] if retry else sorted(table.keys() - listed))
-    assert sorted(found.left) == ([] if retry else sorted({r["object_id"] for r in rejects} - listed))
-    assert found.changes.in_table == len(table)

@@ -1,0 +1,29 @@
+"""Texts, and the vectors that `hashing` makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job_maker import run
+
+from operators.batch import object_array
+from operators.embedders import load_config
+
+
+def run_through_ray(job: dict[str, Any]) -> dict[str, Any]:
+    return run(job, runner="ray")
+
+
+TEXTS = {f"doc{n:02}.txt": f"text number {n} about subject {n % 7}" for n in range(40)}
+
+
+ONCE = "changed once, and at some length so that hashing has enough words"
+
+
+TWICE = "changed twice, again at some length so that no two words cancel out"
+
+
+def expected_vector(text: str, dim: int = 64) -> list[float]:
+    config = load_config({"family": "hashing", "dim": dim})
+    prepared = config.prepare({"text": object_array([text])}, "document")
+    return config.load("cpu").embed(prepared)[0].tolist()
