@@ -25,13 +25,13 @@ Progress = Callable[[Event], None]
 
 
 class Phases:
-    """The phases of a run, as they go by. `listener` is told of them."""
+    """The phases of a run, as they go by. `listeners` are told of them."""
 
-    def __init__(self, listener: Progress | None, began: float) -> None:
+    def __init__(self, began: float, *listeners: Progress | None) -> None:
         """`began` is in seconds since the epoch."""
         self.began = began
         self.done = self.total = 0
-        self._listener = listener
+        self._listeners = [listener for listener in listeners if listener is not None]
         self._begun: dict[str, float] = {}
 
     def begin(self, phase: str, done: int = 0, total: int = 0) -> None:
@@ -40,8 +40,8 @@ class Phases:
         self._begun.setdefault(phase, now)
         if total:
             self.done, self.total = done, total
-        if self._listener is not None:
-            self._listener(Event(phase, self.done, self.total, now - self.began))
+        for listener in self._listeners:
+            listener(Event(phase, self.done, self.total, now - self.began))
 
     def seconds(self, first_read: float | None = None) -> dict[str, float]:
         """Seconds of each phase so far, in their order.

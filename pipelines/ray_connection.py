@@ -18,6 +18,7 @@ from typing import Any
 from clusters import REMOTE, Capacity, ClusterProfile, Node, machine_capacity
 from operators.batch import describe
 from operators.errors import ClusterError
+from pipelines.telemetry.metrics import CONNECTION
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
             raise ClusterError(f"{fault}: {describe(failure)}\n  {remedy}") from failure
         yield
     finally:
-        ray.shutdown()
+        with CONNECTION:
+            ray.shutdown()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ from pipelines.state.manifest import (
     finished_shards,
     write_manifest,
 )
+from pipelines.telemetry.run import Watched
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,8 @@ def run_job(
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
-    phases = Phases(progress, began)
+    watched = Watched(spec.table.name)
+    phases = Phases(began, watched.begin, progress)
     asked = check_runner(runner if isinstance(runner, str) else "inline")
     if limit is not None:
         spec = spec.model_copy(update={"limit": limit, "publish": PublishSpec(tag=None)})
@@ -96,11 +99,13 @@ def run_job(
         PeakMemory() as memory,
         hold_table(folder, f"job '{spec.name}'", wait) as lease,
         nullcontext() if asked == "inline" else reached(profile),
+        watched,
         runner_ahead(runner, spec, profile) as runner_of,
     ):
+        lease.listener = watched.renewed
         settle_tags_of(spec, lease)
         plan = plan_run(spec, profile, fresh, retry, asked, phases)
-        run = Run(plan, runner_of(plan), lease, phases)
+        run = Run(plan, runner_of(plan), lease, phases, watched)
         try:
             run.execute()
             settle_tags_of(spec, lease)
@@ -130,12 +135,13 @@ def settle_tags_of(spec: JobSpec, lease: Lease) -> None:
 class Run:
     """A run under way: what it has found so far."""
 
-    def __init__(self, plan: Plan, runner: Runner, lease: Lease, phases: Phases) -> None:
+    def __init__(self, plan: Plan, runner: Runner, lease: Lease, phases: Phases, watched: Watched) -> None:
         self.plan = plan
         self.runner = runner
         self.lease = lease
         self.began = phases.began
         self.phases = phases
+        self.watched = watched
         self.first_read: float | None = None
         self.state = "unchanged"
         self.head: int | None = None  # the table's version whose rows the listing accounts for
@@ -198,6 +204,7 @@ class Run:
             self.phases.begin(LOADING, done, total)
             for shard in runner.embed_shards(plan, version, todo, self.lease.token) if todo else ():
                 done += shard["listed"]
+                self.watched.shard(json.loads(shard["facts"]))
                 self.phases.begin(EMBEDDING, done, total)
             totals = self._count(tally)
             if tally.patches and version is not None:
@@ -340,6 +347,7 @@ class Run:
             clear_folder(plan.place)
         elif not plan.place.fs.exists(plan.place.path(MANIFEST)):
             plan.place.remove()  # it had not begun
+        self.watched.ended(state)
         return self.report
 
 

@@ -22,6 +22,7 @@ os.environ.update(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than Ray's own 30
+        "RAY_metrics_report_interval_ms": "1000",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_REGION": "us-east-1",

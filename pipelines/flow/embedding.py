@@ -23,6 +23,7 @@ from operators.batching import form_batches
 from operators.embedders.base import Embedder, Limiter
 from operators.loading import load_embedder
 from operators.pulse import beat
+from pipelines.flow.facts import fill_of
 from pipelines.flow.patience import patient
 from pipelines.flow.reading import ReadShard, reject, set_column
 from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
@@ -110,9 +111,11 @@ class EmbedShard:
         column, key = self.task.embed.column, self.task.embed.config.preparation_key()
         origins = rows[f"origin.{column}"].to_numpy().copy()
         todo = np.flatnonzero(origins == Origin.TO_EMBED)
-        vectors, model_s = vectors_of(rows[column]), 0.0
+        vectors, model_s, tokens, fill = vectors_of(rows[column]), 0.0, 0, None
         if len(todo):
             prepared, ids = prepared_batch(rows, key, todo), rows["id"].take(pa.array(todo)).to_pylist()
+            tokens = int(prepared["cost"].sum()) if f"{column}_tokens" in rows.column_names else 0
+            fill = fill_of(prepared, self.budget)
             with (
                 Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal,
                 Watchdog(journal, self.task.limits.object_timeout_s),
@@ -139,6 +142,8 @@ class EmbedShard:
             began,
             column=column,
             rows=int((origins[todo] == Origin.EMBEDDED).sum()),
+            tokens=tokens,
+            fill=fill,
             model_s=model_s,
             actor=self.actor,
             bare_rate=self.bare_rate,

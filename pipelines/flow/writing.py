@@ -17,6 +17,7 @@ from latentlake.storage import Storage
 from operators.errors import WriterConflict
 from pipelines.flow.columns import ROW_ID, write_patch
 from pipelines.flow.counts import count_shard
+from pipelines.flow.facts import shard_facts
 from pipelines.flow.shard import Origin, unpack, write_record
 from pipelines.planning.plan import Plan
 from pipelines.state.manifest import SHARDS_FOLDER
@@ -38,7 +39,7 @@ class WriteShard:
     patched: tuple[str, ...] = ()  # columns that rows which the table has already are given, and nothing else
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the shard's rows as fragments, then its record; one row that says how far the run is.
+        """Write the shard's rows as fragments, then its record; one row that says how far the run is, with its `facts`.
 
         Of two attempts at a shard the first record counts; the fragments of the other are orphans.
         """
@@ -63,10 +64,14 @@ class WriteShard:
         }
         if not write_record(self.place.child(SHARDS_FOLDER), status.shard, record):
             log.warning("shard %d was finished by another attempt; this one's fragments are orphans", status.shard)
-        embedded = counts[self.columns[0]].embedded
-        return pa.table(
-            {"shard": [status.shard], "listed": [status.listed], "embedded": [embedded], "rows": [kept.num_rows]}
-        )
+        report = {
+            "shard": status.shard,
+            "listed": status.listed,
+            "embedded": counts[self.columns[0]].embedded,
+            "rows": kept.num_rows,
+            "facts": json.dumps(shard_facts(record)),
+        }
+        return pa.Table.from_pylist([report])
 
     def _write(self, rows: pa.Table) -> list[str]:
         place = self.lake.child(f"{self.table}.lance")

@@ -193,7 +193,7 @@ def make_plan(
     listed: the base version's listing stands, and only what was rejected is done again. Raises `SpecError` (a column of
     another fingerprint, a pool that cannot be), `SourceError`; what was written is then taken away.
     """
-    phases = phases or Phases(None, time.time())
+    phases = phases or Phases(time.time())
     phases.begin(LISTING)
     capacity = capacity_for(runner, profile)
     pools = tuple(plan_pools(spec.embed, capacity))

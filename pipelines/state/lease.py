@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -80,6 +80,7 @@ class Lease:
         self._stop = threading.Event()
         self._lost = False
         self.fence = 0
+        self.listener: Callable[[float], None] = lambda moment: None  # is told when the lease was renewed
 
     @property
     def token(self) -> str:
@@ -162,7 +163,8 @@ class Lease:
                 self._lost = True
                 return False
             self._entry = entry
-            return True
+        self.listener(entry.renewed)
+        return True
 
     def _write(self, entry: Entry) -> bool:
         """Write an entry; whether it is now the last. Old entries go."""

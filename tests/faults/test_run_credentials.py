@@ -80,7 +80,7 @@ def test_keys_expire_in_the_middle_of_a_run(
 
         def embed_shards(
             self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-        ) -> Iterator[dict[str, int]]:
+        ) -> Iterator[dict[str, Any]]:
             yield from super().embed_shards(plan, version, shards, attempt)
             sent.append(ray.cloudpickle.dumps((plan, stages_of(plan, version, shards, attempt))))
 

@@ -41,7 +41,7 @@ class Here:
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, int]]:
+    ) -> Iterator[dict[str, Any]]:
         told = run_stages(stages_of(plan, version, shards, attempt), len(shards))
         yield from (value for kind, value in told if kind == SHARD)
 
@@ -56,7 +56,7 @@ def stages_of(plan: Plan, version: int | None, shards: Sequence[int], attempt: s
     return make_stages(plan, version, shards, attempt, inline_pools(plan.spec, plan.pools, plan.capacity), Host())
 
 
-def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> list[dict[str, int]]:
+def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> list[dict[str, Any]]:
     """The reports of shards, finished without Ray."""
     with InlineRunner(no_successor) as runner:
         return list(runner.embed_shards(plan, version, shards, attempt))

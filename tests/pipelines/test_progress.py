@@ -11,7 +11,7 @@ from pipelines.progress import EMBEDDING, LISTING, LOADING, STARTING, Event, Pha
 
 
 def test_seconds_of_phases_add_up_to_the_run(monkeypatch: pytest.MonkeyPatch):
-    phases, now = Phases(None, 100.0), [100.0]
+    phases, now = Phases(100.0), [100.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     for phase, seconds in ((LISTING, 2.0), (STARTING, 20.0), (LOADING, 13.0), (EMBEDDING, 5.0)):
         phases.begin(phase)
@@ -23,7 +23,7 @@ def test_seconds_of_phases_add_up_to_the_run(monkeypatch: pytest.MonkeyPatch):
 
 def test_events_are_told_as_phases_begin_and_shards_finish():
     told: list[Event] = []
-    phases = Phases(told.append, time.time())
+    phases = Phases(time.time(), told.append)
     phases.begin(LISTING)
     phases.begin(LOADING, 0, 10)
     phases.begin(EMBEDDING, 4, 10)

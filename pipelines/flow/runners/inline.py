@@ -74,7 +74,7 @@ class InlineRunner:
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, int]]:
+    ) -> Iterator[dict[str, Any]]:
         """One shard after another."""
         if self._after is None:
             pools = inline_pools(plan.spec, plan.pools, plan.capacity)

@@ -34,12 +34,14 @@ from operators.errors import ClusterError, LatentLakeError, PoolUnschedulable
 from pipelines.flow.embedding import LIMIT_S, EmbedShard, EmbedTask, Host
 from pipelines.flow.graph import make_merge, make_stages
 from pipelines.flow.runners.base import Lives
+from pipelines.flow.runners.pools import PoolGauges
 from pipelines.flow.runners.stall import Stalled, Watch, WatchCallback, at_work, start_pulse, watched
 from pipelines.planning.plan import Plan
 from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 from pipelines.ray_connection import living_capacity, running_ray
 from pipelines.state.journal import forgive
 from pipelines.state.manifest import finished_shards
+from pipelines.telemetry.metrics import Meter
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class RayRunner:
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, int]]:
+    ) -> Iterator[dict[str, Any]]:
         """Where nothing moves any more, or nodes were lost, what is left runs again with pools for the nodes that live.
 
         Raises `ClusterError` where that happened twice in a row to an execution that had finished no shard.
@@ -116,7 +118,7 @@ class RayHost(Host):
         return at_work(self.pulse, limit_s)
 
 
-def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, int]]:
+def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, Any]]:
     """See `RayRunner.embed_shards`. Ray must be running."""
     pools, capacity, left, fruitless = plan.pools, plan.capacity, list(shards), 0
     while left:
@@ -146,7 +148,7 @@ def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt
 
 def run_flow(
     plan: Plan, pools: Sequence[Pool], capacity: Capacity, version: int | None, shards: Sequence[int], attempt: str
-) -> Iterator[dict[str, int]]:
+) -> Iterator[dict[str, Any]]:
     """One Ray Data execution over `shards`; one report per finished shard. Raises `Stalled`, and what Ray raises."""
     sampled = tuple(shards[at] for at in np.unique(np.linspace(0, len(shards) - 1, SAMPLE_SHARDS).astype(int)))
     # Two at least, so that two actors have their first shard at once.
@@ -160,7 +162,8 @@ def run_flow(
         pulse = start_pulse()
         watch = Watch(pulse, plan.profile.stall_s)
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
-        context.custom_execution_callback_classes = [partial(WatchCallback, watch)]
+        gauges = PoolGauges(pools, Meter(plan.spec.table.name))
+        context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
         stages = make_stages(plan, version, shards, attempt, pools, RayHost(pulse), sampled)
         flow = numbers(len(shards)).map_batches(
             watched(stages.read, pulse),

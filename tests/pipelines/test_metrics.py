@@ -1,0 +1,140 @@
+"""Metrics: what a run counts, and what Ray exports of it to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from job_maker import HASHING, make_job, open_table, run
+
+from pipelines.flow.facts import fill_of
+from pipelines.telemetry import metrics
+from pipelines.telemetry.metrics import METRICS, Meter
+
+SAMPLE = re.compile(r"^(ray_latentlake_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+SCRAPES_S = 60
+RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
+
+
+class Scrapes:
+    """What Prometheus would have read, as a Ray's nodes offer it: the largest value of each series."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self.urls = [f"http://127.0.0.1:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node["Alive"]]
+        self.largest: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._scrape_on)
+
+    def __enter__(self) -> Scrapes:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def scrape(self) -> None:
+        for url in self.urls:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                text = answer.read().decode()
+            for name, told, value in SAMPLE.findall(text):
+                labels = {
+                    key: value
+                    for key, value in LABEL.findall(told)
+                    if key not in RAYS_OWN and not key.startswith("otel")
+                }
+                key = (name, frozenset(labels.items()))
+                self.largest[key] = max(self.largest.get(key, 0.0), float(value))
+
+    def names(self, table: str) -> set[str]:
+        return {name for name, labels in self.largest if ("table", table) in labels}
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.largest[name, frozenset(labels.items())]
+
+    def _scrape_on(self) -> None:
+        while not self.over.wait(1):
+            self.scrape()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path):
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02}.txt").write_text(f"object number {number} of these")
+    (folder / "empty.txt").write_text("")  # is rejected
+    job = make_job(
+        tmp_path,
+        {"kind": "files", "uri": str(folder)},
+        [{**HASHING, "delay_ms": 50}],
+        table={"name": "watched"},
+        shard={"max_objects": 10},
+        gates={"max_reject_rate": 0.5},
+    )
+    wanted = {f"ray_{metric.name}" for metric in METRICS}
+    with Scrapes() as scrapes:
+        report = run(job, runner="ray")
+        until = time.monotonic() + SCRAPES_S
+        while not wanted <= scrapes.names("watched") and time.monotonic() < until:
+            time.sleep(0.5)
+        time.sleep(3)  # the last values come with the next report
+    assert scrapes.names("watched") == wanted
+
+    rows = open_table(job).count()
+    of = {"table": "watched", "column": "h"}
+    assert scrapes.value("ray_latentlake_rows_total", **of) == rows == 40
+    assert scrapes.value("ray_latentlake_objects_total", **of, outcome="embedded") == 40
+    assert scrapes.value("ray_latentlake_objects_total", **of, outcome="rejected") == 1
+    assert sum(scrapes.largest[key] for key in scrapes.largest if "rejects_total" in key[0]) == 1
+    assert scrapes.value("ray_latentlake_read_bytes_total", table="watched") == report["bytes_read"]
+    assert scrapes.value("ray_latentlake_tokens_total", **of) == 40 * 5
+    assert scrapes.value("ray_latentlake_model_seconds_total", **of) >= 40 * 0.05
+    assert scrapes.value("ray_latentlake_actors", **of) == 1
+    assert scrapes.value("ray_latentlake_objects_done", table="watched") == 41
+    assert scrapes.value("ray_latentlake_phase", table="watched", phase="embedding") == 1
+    assert scrapes.value("ray_latentlake_runs_total", table="watched", state="published") == 1
+    assert 0 < scrapes.value("ray_latentlake_batch_fill_ratio", **of) <= 1
+    assert scrapes.value("ray_latentlake_machine_seconds_total", table="watched") > 0
+    assert {label for key in scrapes.largest for label, _ in key[1]} == {
+        "table",
+        "column",
+        "outcome",
+        "stage",
+        "phase",
+        "state",
+    }
+
+
+def test_without_a_ray_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "is_exported", lambda: False)
+    meter = Meter("t")
+    meter.add(metrics.ROWS, 5, {"column": "h"})
+    meter.set(metrics.DONE, 5)
+    assert not meter._made
+
+
+def test_the_fill_of_batches_is_what_their_rows_take_of_the_budget():
+    cost = np.array([10, 10, 10, 2])
+    assert fill_of({"cost": cost}, 20) == pytest.approx(32 / 40)
+    assert fill_of({"cost": np.array([50])}, 20) == 1.0  # dearer than the budget, and alone
+    assert fill_of({"cost": np.array([], dtype=np.int64)}, 20) is None
+
+
+def test_names_and_labels_are_few():
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert metric.name.startswith("latentlake_")
+        assert (metric.kind == "counter") == metric.name.endswith("_total")
+        assert metric.labels[0] == "table" and len(metric.labels) <= 3
+        assert json.dumps(metric.meaning).isascii()
