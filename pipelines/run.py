@@ -56,6 +56,7 @@ from pipelines.state.manifest import (
     finished_shards,
     write_manifest,
 )
+from pipelines.state.reports import write_report
 from pipelines.telemetry.run import Watched
 
 log = logging.getLogger(__name__)
@@ -323,6 +324,7 @@ class Run:
         listing = plan.listing
         if state == "unchanged" and not plan.shards and plan.base_run is not None:
             listing = plan.base_run.listing  # the same; the one that is there serves
+        write_report(spec.table.lake.child(WORK_FOLDER, spec.table.name), self.report)
         record_run(
             spec.table.lake,
             {

@@ -156,16 +156,29 @@ def rejects(
 
 
 @app.command()
-def runs(uri: LakeUri, table: TableName, options: Options = [], as_json: AsJson = False) -> None:  # noqa: B006
+def runs(
+    uri: LakeUri,
+    table: TableName,
+    report: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Print the report of this run, or of the `last` one, instead.")
+    ] = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
     """List the runs of a table: state, counts, versions. Includes the run under way and those that can be resumed."""
     from latentlake.storage import open_storage
     from latentlake.table import check_table_name
     from pipelines.state.lease import find_holder
     from pipelines.state.ledger import WORK_FOLDER
     from pipelines.state.manifest import described_runs
+    from pipelines.state.reports import find_report, to_markdown
 
     check_table_name(table)
     lake = open_storage(uri, parse_options(options))
+    if report is not None:
+        found_report = find_report(lake, table, report)
+        print(json.dumps(found_report) if as_json else to_markdown(found_report), end="\n" if as_json else "")
+        return
     holder = find_holder(lake.child(WORK_FOLDER, table))
     found = described_runs(lake, table, holder is not None)
     if not found:

@@ -47,6 +47,7 @@ from pipelines.state.ledger import (
     rejects_name,
 )
 from pipelines.state.manifest import unreadable_runs
+from pipelines.state.reports import rewrite_report
 from pipelines.upkeep.maintain import FRAGMENT_ROWS, move_tags, note_maintenance, open_newest, remove_folders
 
 log = logging.getLogger(__name__)
@@ -336,7 +337,7 @@ def rewrite_part(place: Storage, name: str, change: Any) -> int:
 
 
 def clean_ledger(lake: Storage, table: str, ids: Collection[str]) -> int:
-    """Take the objects' ids out of what the ledger says of the table's runs; how many lines were changed."""
+    """Take the objects' ids out of what the ledger, and the reports beside the table, say of its runs; how many were changed."""
     changed = []
     for line in read_runs(lake, table):
         with suppress(ValueError):
@@ -344,6 +345,7 @@ def clean_ledger(lake: Storage, table: str, ids: Collection[str]) -> int:
             if named_in(report.get("error"), ids):
                 report["error"] = DELETED
                 changed.append({**line, "report": json.dumps(report)})
+                rewrite_report(lake.child(WORK_FOLDER, table), {"run_id": line["run_id"], **report})
     runs = open_dataset(lake, RUNS_TABLE)
     if changed and runs is not None:
         rows = pa.Table.from_pylist(changed, schema=RUNS_SCHEMA)

@@ -31,6 +31,7 @@ from pipelines.state.forgotten import FORGOTTEN_FILE, PENDING_FILE
 from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
 from pipelines.state.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
 from pipelines.state.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
+from pipelines.state.reports import REPORTS_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,14 @@ def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: 
 def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> int:
     """Remove folders of runs that no run will look into again; how many."""
     versions = {version["version"] for version in open_newest(lake, table).versions()}
-    kept = {LEASE_FOLDER, TAGS_FOLDER, FORGOTTEN_FILE, PENDING_FILE, *(manifest.run_id for manifest in resumable)}
+    kept = {
+        LEASE_FOLDER,
+        REPORTS_FOLDER,
+        TAGS_FOLDER,
+        FORGOTTEN_FILE,
+        PENDING_FILE,
+        *(manifest.run_id for manifest in resumable),
+    }
     for line in read_runs(lake, table):
         if line["listing"] and (line["head"] in versions or line["version"] in versions):
             kept.add(line["listing"].partition("/")[0])

@@ -335,9 +335,11 @@ def test_folders_of_runs_that_nobody_looks_into_go(tmp_path: Path):
     work_folder(job).child("20200101T000000-dead00", "listing").put_if_absent("part-000000.parquet", b"x")
     last = read_runs(lake_of(job), "t")[0]["run_id"]
     maintain(job)
-    assert len(work_folder(job).list_names()) == 3 + 2  # each version's listing, the lease, and the notes on tags
+    assert (
+        len(work_folder(job).list_names()) == 3 + 3
+    )  # each version's listing, the lease, the notes on tags, the reports
     maintain(job, keep=NOW)
-    assert work_folder(job).list_names() == [last, "lease", "tags"]
+    assert work_folder(job).list_names() == [last, "lease", "reports", "tags"]
     assert run_job(job)["objects_read"] == 0
 
 
