@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -57,6 +57,7 @@ from pipelines.state.manifest import (
     write_manifest,
 )
 from pipelines.state.reports import write_report
+from pipelines.telemetry.logs import about
 from pipelines.telemetry.run import Watched
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def run_job(
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
     """
     began = time.time()
-    watched = Watched(spec.table.name)
+    watched = Watched(spec.table.name, spec.name)
     phases = Phases(began, watched.begin, progress)
     asked = check_runner(runner if isinstance(runner, str) else "inline")
     if limit is not None:
@@ -97,16 +98,20 @@ def run_job(
     folder.check_conditional_writes()
     profile = profile or ClusterProfile()
     with (
+        about(table=spec.table.name, job=spec.name),
         PeakMemory() as memory,
         hold_table(folder, f"job '{spec.name}'", wait) as lease,
         nullcontext() if asked == "inline" else reached(profile),
         watched,
+        ExitStack() as names,
         runner_ahead(runner, spec, profile) as runner_of,
     ):
         lease.listener = watched.renewed
         settle_tags_of(spec, lease)
         plan = plan_run(spec, profile, fresh, retry, asked, phases)
         run = Run(plan, runner_of(plan), lease, phases, watched)
+        names.enter_context(about(run_id=plan.run_id))
+        watched.planned(plan.run_id)
         try:
             run.execute()
             settle_tags_of(spec, lease)
@@ -349,7 +354,7 @@ class Run:
             clear_folder(plan.place)
         elif not plan.place.fs.exists(plan.place.path(MANIFEST)):
             plan.place.remove()  # it had not begun
-        self.watched.ended(state)
+        self.watched.ended(self.report)
         return self.report
 
 

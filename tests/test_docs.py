@@ -282,7 +282,11 @@ def test_notebooks_run(path: Path, folder_with_lake: Path):
 
 @pytest.mark.parametrize("words", command_lines())
 def test_command_lines_exist(words: list[str]):
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    while words[0].startswith("--"):  # an option of all commands, with its value
+        assert words[0] in {option for parameter in group.params for option in parameter.opts}
+        words = words[2:]
+    commands = group.commands  # type: ignore[attr-defined]
     assert words[0] in commands, f"no command '{words[0]}'"
     commands[words[0]].make_context(words[0], words[1:])
 

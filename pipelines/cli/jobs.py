@@ -25,6 +25,7 @@ from pipelines.cli.options import (
     parse_options,
 )
 from pipelines.cli.printing import print_facts, print_report, print_rows
+from pipelines.telemetry.logs import in_json
 
 
 @app.command()
@@ -90,7 +91,7 @@ def try_(
     from pipelines.job.jobfile import load_job
     from pipelines.trial import try_job
 
-    with ProgressLine(sys.stderr.isatty()) as progress:
+    with ProgressLine(sys.stderr.isatty(), silent=in_json()) as progress:
         found = try_job(load_job(job, overrides), sample, progress.update)
     print(json.dumps(found)) if as_json else print_trial(found)
 
@@ -129,7 +130,7 @@ def run_and_print(spec: Any, cluster: Path | None, as_json: bool, **how: Any) ->
 
     profile = load_profile(cluster)
     try:
-        with ProgressLine(sys.stderr.isatty()) as progress:
+        with ProgressLine(sys.stderr.isatty(), silent=in_json()) as progress:
             report = run_job(spec, profile, progress.update, **how)
     except LatentLakeError as failure:
         if as_json and failure.report is not None:

@@ -6,11 +6,15 @@ import logging
 import signal
 import sys
 import warnings
+from typing import NoReturn
 
 from operators.errors import LatentLakeError
 from pipelines.cli import jobs, manifest, submit, tables, upkeep  # noqa: F401 (each adds its commands)
 from pipelines.cli.options import app
 from pipelines.cli.wording import as_command
+from pipelines.telemetry.logs import configure, in_json
+
+log = logging.getLogger(__name__)
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -25,17 +29,24 @@ def main() -> None:
     """Entry point: our errors become one message on stderr and an exit code; an interrupt (from Typer) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
     signal.signal(signal.SIGTERM, interrupt)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    configure("text")
     try:
         app()
     except LatentLakeError as failure:
-        print(f"{type(failure).__name__}: {as_command(str(failure))}", file=sys.stderr)
-        sys.exit(failure.exit_code)
+        tell(f"{type(failure).__name__}: {as_command(str(failure))}", failure.exit_code)
     except OSError as failure:  # a full disk, a store that does not answer: not a bug, so no traceback
         from operators.batch import describe
 
-        print(describe(failure), file=sys.stderr)
-        sys.exit(1)
+        tell(describe(failure), 1)
+
+
+def tell(message: str, exit_code: int) -> NoReturn:
+    """End with a message on stderr, in the format of the log."""
+    if in_json():
+        log.error("%s", message, extra={"event": "error", "exit_code": exit_code})
+    else:
+        print(message, file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from operators.errors import InvalidSpec
+from pipelines.telemetry.logs import configure
+from pipelines.telemetry.spans import export_spans
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,8 +35,18 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
     ] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            "--log-format",
+            envvar="LATENTLAKE_LOG_FORMAT",
+            help="Format of what is told on stderr while a command works.",
+        ),
+    ] = "text",
 ) -> None:
     """Take the options that stand before a command."""
+    configure(log_format)
+    export_spans(os.environ)
 
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).")]

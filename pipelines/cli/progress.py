@@ -36,10 +36,11 @@ class Rate:
 
 
 class ProgressLine:
-    """A context whose `update` takes the events of a run."""
+    """A context whose `update` takes the events of a run. A `silent` one shows nothing: the log tells of them."""
 
-    def __init__(self, terminal: bool) -> None:
+    def __init__(self, terminal: bool, silent: bool = False) -> None:
         self.terminal = terminal
+        self.silent = silent
         self.event: Event | None = None
         self.rate = Rate()
         self._over = threading.Event()
@@ -48,12 +49,14 @@ class ProgressLine:
         self._task: Any = None
 
     def __enter__(self) -> ProgressLine:
-        if not self.terminal:
+        if not self.terminal and not self.silent:
             threading.Thread(target=self._print_lines, name="progress", daemon=True).start()
         return self
 
     def update(self, event: Event) -> None:
         """Note how far the run is."""
+        if self.silent:
+            return
         if event.phase == EMBEDDING and (self.event is None or event.done > self.event.done):
             self.rate.add(event.seconds, event.done)
         self.event, self._at = event, time.monotonic()

@@ -32,6 +32,7 @@ from pipelines.job.spec import EmbedSpec, LimitSpec
 from pipelines.planning.pools import Pool
 from pipelines.planning.work import read_work
 from pipelines.state.journal import Journal
+from pipelines.telemetry.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,9 @@ class EmbedShard:
         began = time.time()
         self.embedder: Embedder = task.host.load(task)
         self.load_s = time.time() - began
+        column, seconds = task.embed.column, round(self.load_s, 3)
+        told = {"event": "model", "column": column, "device": task.pool.device, "seconds": seconds}
+        log.info("the model of column '%s' is loaded", column, extra=told)
         self.actor = task.host.actor()
         self.bare_rate: float | None = None
         if not task.sampled or not task.embed.config.calibrates:
@@ -117,6 +121,7 @@ class EmbedShard:
             tokens = int(prepared["cost"].sum()) if f"{column}_tokens" in rows.column_names else 0
             fill = fill_of(prepared, self.budget)
             with (
+                about(shard=status.shard, column=column),
                 Journal(self.task.reader.place, f"{status.shard:09}-{column}") as journal,
                 Watchdog(journal, self.task.limits.object_timeout_s),
             ):

@@ -32,6 +32,7 @@ from pipelines.planning.work import read_work
 from pipelines.sources._partitions import read_with_partitions
 from pipelines.sources.base import Objects
 from pipelines.state.journal import Journal
+from pipelines.telemetry.logs import about
 from pipelines.values.hashing import canonical_rows
 
 HASH_BYTES = 16
@@ -57,6 +58,7 @@ class ReadShard:
         (at,) = block["id"].to_pylist()
         shard = self.shards[at] if self.shards else at
         with (
+            about(shard=shard),
             Journal(self.place, f"{shard:09}-read") as journal,
             Watchdog(journal, self.spec.limits.object_timeout_s),
         ):

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
+from contextvars import copy_context
 from typing import NoReturn
 
 from operators.pulse import heard_by
@@ -30,7 +31,8 @@ class Watchdog:
     def __init__(self, journal: Journal, timeout_s: float) -> None:
         self._journal, self._timeout_s = journal, timeout_s
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+        watch = copy_context().run  # its log lines say what ours would be about
+        self._thread = threading.Thread(target=watch, args=(self._watch,), daemon=True, name="watchdog")
         self._closing = ExitStack()
 
     def __enter__(self) -> Watchdog:

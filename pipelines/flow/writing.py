@@ -63,7 +63,11 @@ class WriteShard:
             "truncated": count_truncated(kept, self.columns),
         }
         if not write_record(self.place.child(SHARDS_FOLDER), status.shard, record):
-            log.warning("shard %d was finished by another attempt; this one's fragments are orphans", status.shard)
+            log.warning(
+                "shard %d was finished by another attempt; this one's fragments are orphans",
+                status.shard,
+                extra={"shard": status.shard},
+            )
         report = {
             "shard": status.shard,
             "listed": status.listed,

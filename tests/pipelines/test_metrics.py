@@ -7,14 +7,19 @@ import re
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from job_maker import HASHING, make_job, open_table, run
 
 from pipelines.flow.facts import fill_of
+from pipelines.flow.runners import ray as ray_runner
 from pipelines.telemetry import metrics
+from pipelines.telemetry.logs import WorkerLogs
 from pipelines.telemetry.metrics import METRICS, Meter
 
 SAMPLE = re.compile(r"^(ray_latentlake_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -68,7 +73,9 @@ class Scrapes:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path):
+def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And its workers log in JSON, if the driver does."""
+    monkeypatch.setattr(ray_runner, "WorkerLogs", partial(WorkerLogs, json=True))
     folder = tmp_path / "objects"
     folder.mkdir()
     for number in range(40):
@@ -114,6 +121,19 @@ def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path):
         "phase",
         "state",
     }
+    (told,) = [line for line in worker_lines() if line.get("table") == "watched" and line["event"] == "model"]
+    assert (told["run_id"], told["column"], told["level"]) == (report["run_id"], "h", "info")
+
+
+def worker_lines() -> Iterator[dict[str, Any]]:
+    """What the workers of the session's Ray have logged as JSON."""
+    import ray
+
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    for path in logs.glob("worker-*.err"):
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith("{"):
+                yield json.loads(line)
 
 
 def test_without_a_ray_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch):

@@ -83,7 +83,7 @@ class Stage:
 
 
 def test_a_watched_stage_keeps_its_name_and_result():
-    work = watched(Stage(), None)
+    work = watched(Stage(), nullcontext)
     assert work.__name__ == "Stage"
     assert work(pa.table({"a": [1, 2]})).to_pydict() == {"a": [2]}
 

@@ -28,13 +28,14 @@ from pipelines.planning.choice import inline_pools
 from pipelines.planning.plan import Plan
 from pipelines.planning.pools import Pool
 from pipelines.state.manifest import finished_shards
+from pipelines.telemetry.logs import WorkerLogs
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 IDLE_S = 20.0  # after which a child that no other run needs is ended
-ACTORS, SHARD = "actors", "shard"  # what the child tells
+ACTORS, SHARD, LOGGED = "actors", "shard", "logged"  # what the child tells
 STAGES = ("lance", "pyarrow.parquet", "pipelines.flow.reading", "pipelines.flow.writing")  # modules
 
 
@@ -80,9 +81,11 @@ class InlineRunner:
             pools = inline_pools(plan.spec, plan.pools, plan.capacity)
             stages = make_stages(plan, version, shards, attempt, pools, InlineHost())
             try:
-                for kind, value in self._ask(run_stages, stages, len(shards)):
+                for kind, value in self._ask(run_logged, stages, len(shards), WorkerLogs()):
                     if kind == ACTORS:
                         self._lives |= {name: (began, None) for name, began in value.items()}
+                    elif kind == LOGGED:
+                        logging.getLogger(value.name).handle(value)
                     else:
                         yield value
                 return
@@ -169,6 +172,17 @@ def load_ahead(models: Sequence[tuple[EmbedSpec, Pool]]) -> Iterator[None]:
 def model_key(embed: EmbedSpec, pool: Pool) -> str:
     """Equal for the same model, loaded in the same way."""
     return f"{embed.column} {pool.device} {pool.threads} {embed.config.model_dump_json()}"
+
+
+def run_logged(stages: Stages, shards: int, logs: WorkerLogs) -> Iterator[tuple[str, Any]]:
+    """What `run_stages` tells; and what is logged meanwhile, for the driver to log."""
+    with logs.collected() as records:
+        for told in run_stages(stages, shards):
+            while records:
+                yield LOGGED, records.popleft()
+            yield told
+        while records:
+            yield LOGGED, records.popleft()
 
 
 def run_stages(stages: Stages, shards: int) -> Iterator[tuple[str, dict[str, Any]]]:

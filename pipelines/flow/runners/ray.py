@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Self
@@ -41,6 +41,7 @@ from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 from pipelines.ray_connection import living_capacity, running_ray
 from pipelines.state.journal import forgive
 from pipelines.state.manifest import finished_shards
+from pipelines.telemetry.logs import WorkerLogs
 from pipelines.telemetry.metrics import Meter
 
 log = logging.getLogger(__name__)
@@ -105,17 +106,20 @@ class RayRunner:
 
 @dataclass(frozen=True)
 class RayHost(Host):
-    """Ray, as an actor's host; `pulse` is told that the actor is at work."""
+    """Ray, as a host of actors and tasks; `pulse` is told that somebody is at work."""
 
     pulse: Any
+    logs: WorkerLogs
 
     def actor(self) -> str:
         """Ray's name of the actor, which it keeps when it is started again."""
         return str(ray.get_runtime_context().get_actor_id())
 
-    def at_work(self, limit_s: float = LIMIT_S) -> AbstractContextManager[Callable[[], None]]:
-        """See `stall.at_work`."""
-        return at_work(self.pulse, limit_s)
+    @contextmanager
+    def at_work(self, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
+        """See `stall.at_work`. Log lines are about the run."""
+        with self.logs.entered(), at_work(self.pulse, limit_s) as further:
+            yield further
 
 
 def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, Any]]:
@@ -164,9 +168,10 @@ def run_flow(
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
         gauges = PoolGauges(pools, Meter(plan.spec.table.name))
         context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
-        stages = make_stages(plan, version, shards, attempt, pools, RayHost(pulse), sampled)
+        host = RayHost(pulse, WorkerLogs())
+        stages = make_stages(plan, version, shards, attempt, pools, host, sampled)
         flow = numbers(len(shards)).map_batches(
-            watched(stages.read, pulse),
+            watched(stages.read, host.at_work),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=READER_CPUS,
@@ -175,7 +180,7 @@ def run_flow(
         for task in stages.embed:
             flow = embedded(flow, task)
         flow = flow.map_batches(
-            watched(stages.write, pulse),
+            watched(stages.write, host.at_work),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=WRITER_CPUS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +39,7 @@ def start_pulse() -> Any:
 
 @contextmanager
 def at_work(pulse: Any, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
-    """Give signs of life while something is done, for `limit_s` after the last call of what is yielded: "got further".
-
-    Without a `pulse` nothing is given.
-    """
+    """Give signs of life while something is done, for `limit_s` after the last call of what is yielded: "got further"."""
     progress, ended = [time.monotonic()], threading.Event()
 
     def further() -> None:
@@ -54,19 +51,18 @@ def at_work(pulse: Any, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]
             if ended.wait(BEAT_S):
                 return
 
-    if pulse is not None:
-        threading.Thread(target=give_signs, name="pulse", daemon=True).start()
+    threading.Thread(target=give_signs, name="pulse", daemon=True).start()
     try:
         yield further
     finally:
         ended.set()
 
 
-def watched(stage: Any, pulse: Any) -> Callable[[pa.Table], pa.Table]:
-    """A stage that gives signs of life, under the name that its tasks have anyway."""
+def watched(stage: Any, at_work: Callable[[], AbstractContextManager[object]]) -> Callable[[pa.Table], pa.Table]:
+    """A stage that is `at_work` meanwhile, under the name that its tasks have anyway."""
 
     def work(block: pa.Table) -> pa.Table:
-        with at_work(pulse):
+        with at_work():
             made: pa.Table = stage(block)
         return made
 
