@@ -41,6 +41,7 @@ EACH = [
     ("docs/job.md", "A first look"),
     ("docs/job.md", "Presets"),
     ("docs/job.md", "The job file"),
+    ("docs/observability.md", "Log lines"),
     ("docs/sources.md", "AWS credentials"),
     ("docs/tables.md", "Deleting objects"),
     ("docs/tables.md", "Upkeep"),
@@ -63,6 +64,10 @@ ELSEWHERE = {
         "docs/quickstart.md",
         "From Airflow",
     ): "infra/airflow/tests/test_dags.py::test_the_nightly_run_a_backfill_and_upkeep",
+    (
+        "docs/observability.md",
+        "Spans",
+    ): "tests/pipelines/test_spans.py::test_the_command_sends_spans_where_the_standard_variables_say",
     ("docs/clusters.md", "Submit a job"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",
     ("docs/airflow.md", "Connection"): "infra/airflow/tests/test_dags.py::test_the_nightly_run_a_backfill_and_upkeep",
     (

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from doc_commands import commands
 from job_maker import make_job, run, write_texts
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -122,15 +123,14 @@ def test_the_command_sends_spans_where_the_standard_variables_say(tmp_path: Path
     Receiver.requests = []
     server = HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(job_of(tmp_path)))
-    asked = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "OTEL_RESOURCE_ATTRIBUTES": "site=lab",
-    }
-    command = [sys.executable, "-m", "pipelines", "run", str(path), "--runner", "inline", "--json"]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job_of(tmp_path)))
+    setting, command = commands("docs/observability.md", "Spans")
+    name, place = setting.removeprefix("export ").split("=")
+    here = place.replace("collector:4318", f"127.0.0.1:{server.server_port}")
+    environment = {**os.environ, name: here, "OTEL_RESOURCE_ATTRIBUTES": "site=lab"}
+    words = [sys.executable, "-m", "pipelines", *command.split()[1:], "--json"]
     try:
-        done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     finally:
         server.shutdown()
         server.server_close()
