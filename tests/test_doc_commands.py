@@ -81,6 +81,7 @@ NO_KUBERNETES = (
 NO_CLOUD = (
     "It needs an account of a cloud. The file is checked against Ray's schema in tests/clusters/test_launcher.py."
 )
+NO_ENGINE = "There is no container engine here. The files are checked in tests/infra."
 NO_NETWORK = "It installs from a package index."
 LONG = "It is a test, or a measurement, of minutes to hours."
 # Not run, and why.
@@ -95,6 +96,13 @@ NOT_RUN = {
     "kubectl port-forward service/docs-abcde-head-svc 8265": NO_KUBERNETES,
     "export RAY_AUTH_TOKEN_PATH=token": NO_KUBERNETES,
     "latentlake list --address http://localhost:8265": NO_KUBERNETES,
+    "docker build --file infra/docker/Dockerfile --target cpu --tag latentlake:0.1.0 .": NO_ENGINE,
+    "docker build --file infra/docker/Dockerfile --target gpu --tag latentlake:0.1.0-gpu .": NO_ENGINE,
+    "docker build --file infra/docker/airflow.Dockerfile --tag latentlake-airflow:0.1.0 .": NO_ENGINE,
+    "docker compose --file infra/docker/compose.yaml up --build --detach": NO_ENGINE,
+    "export RAY_AUTH_TOKEN_PATH=infra/docker/secrets/ray-token": NO_ENGINE,
+    "latentlake submit job.yaml --address http://localhost:8265": NO_ENGINE,
+    "python infra/docker/make_secrets.py": NO_ENGINE + " tests/infra/test_docker.py runs this one.",
     "ray get-auth-token --generate": NO_CLOUD,
     "ray up ray-cluster.yaml": NO_CLOUD,
     "ray dashboard ray-cluster.yaml": NO_CLOUD,
