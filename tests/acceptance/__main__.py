@@ -88,7 +88,7 @@ def start_s3() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-ISSUES = (2, 3, 4, 9, 10)
+ISSUES = (2, 3, 4, 9, 10, 11)
 
 if __name__ == "__main__":
     sys.exit(main())

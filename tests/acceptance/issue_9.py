@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lines import ROOT, Line, Setting, open_table, run, run_benchmark
+from lines import ROOT, Line, Setting, open_table, prove, run, run_benchmark
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -185,14 +185,6 @@ def throughput(setting: Setting) -> Line:
         f"{found['ratio']:.2f} x on {found['texts']} texts",
         found["ratio"] >= THROUGHPUT,
     )
-
-
-def prove(setting: Setting, target: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Line:
-    """A line that a part of the suite proves, in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "--timeout", "1800", *arguments]
-    told = {**os.environ, "LATENTLAKE_TEST_DATA": str(setting.data), **(environment or {})}
-    done = subprocess.run(command, cwd=ROOT, env=told, stdout=subprocess.PIPE, text=True, check=False)
-    return Line(target, (done.stdout.strip().splitlines() or [""])[-1].strip("= "), done.returncode == 0)
 
 
 LINES: dict[int, Callable[[Setting], Line]] = {2: odd_files}
