@@ -8,7 +8,7 @@ of an error, that breaks off; a delete; an upload in parts; a write that must no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from os import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
@@ -126,29 +126,6 @@ class Draft(SpooledTemporaryFile[bytes]):
 
     def __del__(self) -> None:
         super().close()
-
-
-def list_pages(store: Any, prefix: str) -> Iterator[list[dict[str, Any]]]:
-    """Objects below a prefix, a thousand at a time. A page that broke off is asked for again, behind the last one."""
-    import obstore
-
-    pages, last = None, None
-
-    @retried
-    def next_page() -> list[dict[str, Any]]:
-        """The next thousand objects; none behind the last."""
-        nonlocal pages
-        if pages is None:
-            pages = iter(obstore.list(store, prefix=prefix or None, offset=last, chunk_size=1000))
-        try:
-            return list(next(pages, ()))
-        except BaseError:
-            pages = None
-            raise
-
-    while page := next_page():
-        last = page[-1]["path"]
-        yield page
 
 
 @retried

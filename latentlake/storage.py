@@ -36,6 +36,7 @@ from operators.errors import SpecError
 log = logging.getLogger(__name__)
 
 OBJECT_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "abfs", "abfss": "abfss"}
+LIST_FROM_ANY_KEY = ("s3", "gs")  # in one request; of the others obstore lists all, and passes over what comes before
 NO_LINKS = (
     None,
     errno.EPERM,
@@ -181,10 +182,11 @@ class Storage:
 
         Where the place is itself an object, that one alone.
         """
-        from latentlake.retries import list_pages
+        from latentlake.listing import list_ahead, list_pages
 
         prefix, found = self.root.partition("/")[2], False
-        for page in list_pages(self._bucket, prefix):
+        pages = list_ahead if OBJECT_STORES[scheme_of(self.uri)] in LIST_FROM_ANY_KEY else list_pages
+        for page in pages(self._bucket, prefix):
             found = True
             yield page
         if prefix and not found:
