@@ -25,6 +25,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "job_server": ("auto", *REMOTE),
     "token": ("auto", *REMOTE),
     "object_store_mb": ("auto", "local"),
+    "price_per_hour": ("auto", "local", "ray"),
     "worker_groups": REMOTE,
     "head": DESCRIBED,
     "image": DESCRIBED,
@@ -32,7 +33,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "kubernetes": ("kuberay",),
     "launcher": ("aws", "gcp"),
 }
-TOTALS = ("cpus", "gpus", "memory_mb", "nodes")
+TOTALS = ("cpus", "gpus", "memory_mb", "nodes", "price_per_hour")
 
 
 class RuntimeEnv(Part):
@@ -121,6 +122,7 @@ class ClusterProfile(Part):
     memory_mb: int | None = Field(default=None, ge=256)
     object_store_mb: int | None = Field(default=None, ge=80)
     nodes: int | None = Field(default=None, ge=1)
+    price_per_hour: float | None = Field(default=None, ge=0)
     worker_groups: tuple[WorkerGroup, ...] = ()
     head: HeadNode = HeadNode()
     image: str | None = Field(default=None, min_length=1)

@@ -23,6 +23,7 @@ from latentlake.table import Table  # noqa: E402
 from latentlake.vectors import Vectors  # noqa: E402
 from operators.errors import (  # noqa: E402
     AccountingError,
+    BudgetSpent,
     ClusterError,
     CredentialsError,
     FingerprintMismatch,
@@ -47,6 +48,7 @@ from operators.model_files import fetch_with  # noqa: E402
 
 __all__ = [
     "AccountingError",
+    "BudgetSpent",
     "ClusterError",
     "CredentialsError",
     "FingerprintMismatch",

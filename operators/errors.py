@@ -15,6 +15,7 @@ LatentLakeError
 ├── Unreadable                   what a lake keeps of a run, or of a column, is damaged or of a later release (exit 1)
 ├── Unavailable                  a service that a model needs cannot be reached now, or wants to be asked later (exit 1)
 ├── ClusterError                 Ray, or its job server, cannot be started or reached, or nothing moves on it (exit 1)
+├── BudgetSpent                  a run has used the hours or the money it was given; it can be resumed (exit 1)
 ├── AccountingError              an object is not accounted for; nothing was published (exit 1)
 ├── GateRefused                  a gate refused publication (exit 3)
 └── WriterConflict               another writer holds, or changed, the table (exit 4)
@@ -154,6 +155,10 @@ class JobServerRefused(ClusterError):
 
 class JobServerUnreachable(ClusterError):
     """A cluster's job server does not answer, or is not ready; asked again it may."""
+
+
+class BudgetSpent(LatentLakeError):
+    """A run has used the hours, or the money, that it was given. What is finished is kept; nothing was published."""
 
 
 class AccountingError(LatentLakeError):

@@ -140,8 +140,12 @@ class Child:
         lines = [line.strip() for line in self._told.read().decode(errors="replace").splitlines() if line.strip()]
         return f"{how}: {lines[-1][:200]}" if lines else how
 
+    def kill(self) -> None:
+        """Kill it, from any thread; whoever waits for an answer gets `ChildDied`."""
+        self._process.kill()
+
     def end(self) -> None:
-        """Kill it."""
+        """Kill it, and close what leads to it."""
         if self._out.closed:
             return
         self._process.kill()

@@ -14,6 +14,7 @@ from pipelines import run
 from pipelines.job.jobfile import load_job, load_section, parse_job
 from pipelines.job.overrides import apply_overrides
 from pipelines.job.spec import JobSpec
+from pipelines.planning.budget import Budget
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
 from pipelines.progress import Progress
@@ -46,7 +47,11 @@ def plan_job(
     spec, profile = validate_job(job, overrides), profile_of(cluster)
     with tempfile.TemporaryDirectory(prefix="latentlake-plan-") as folder:
         plan = make_plan(resolve_models(spec), profile, open_storage(folder), runner=check_runner(runner))
-        return {**describe_plan(plan), "gates": to_json(gates_at_plan(plan)), "warnings": warnings_of(spec)}
+        return {
+            **describe_plan(plan),
+            "gates": to_json(gates_at_plan(plan)),
+            "warnings": warnings_of(spec),
+        }
 
 
 def run_job(
@@ -59,19 +64,23 @@ def run_job(
     wait: bool = False,
     runner: RunnerName = "auto",
     limit: int | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
 ) -> Report:
     """Run a job and return its report (see docs/report.md). An interrupted run of the same job is resumed.
 
     `progress` is called with an `Event` (phase, objects done and to do, seconds) as each phase begins, and each time a shard
     is finished. `fresh`
     discards an interrupted run; `wait` waits for another writer of the table; `runner` "auto" runs little work in one process
-    without Ray, and "ray" or "inline" decides. With a `limit`, only so many objects are run, spread over the listing, and nothing is tagged. It can be called many times in one process.
+    without Ray, and "ray" or "inline" decides. With a `limit`, only so many objects are run, spread over the listing, and nothing is tagged.
+    After `max_hours`, or where its machines have cost `max_cost` by the profile's prices, it ends with `BudgetSpent`: what is finished is kept. It can be called many times in one process.
 
     Raises what `pipelines.run.run_job` raises: `SpecError`, `SourceError`, `GateRefused`, `WriterConflict` and others, all of
     them `LatentLakeError`. If a run was under way, the error's `report` is its report.
     """
     spec, profile = validate_job(job, overrides), profile_of(cluster)
-    return run.run_job(spec, profile, progress, fresh=fresh, wait=wait, runner=runner, limit=limit)
+    budget = Budget(max_hours, max_cost)
+    return run.run_job(spec, profile, progress, fresh=fresh, wait=wait, runner=runner, limit=limit, budget=budget)
 
 
 def profile_of(cluster: Cluster) -> ClusterProfile:

@@ -11,6 +11,7 @@ from clusters import ClusterProfile
 from latentlake.storage import Storage
 from pipelines.flow.columns import MERGED_FOLDER, PATCHES_FOLDER
 from pipelines.job.spec import JobSpec
+from pipelines.planning.budget import STOP
 from pipelines.planning.choice import RunnerName
 from pipelines.planning.plan import Plan, make_plan, resume_key, resume_plan
 from pipelines.planning.work import GONE, LEFT, WORK
@@ -115,5 +116,5 @@ def discard(lake: Storage, manifest: Manifest, why: str) -> None:
 
 def clear_folder(place: Storage) -> None:
     """Take away what only an unfinished run needs; the manifest last, so that what is cut short here is done again."""
-    for name in (WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT, MANIFEST):
+    for name in (STOP, WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT, MANIFEST):
         place.remove(name)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,13 +16,14 @@ from latentlake.building import build_index
 from latentlake.keys import open_for_look_ups, update_key_indexes
 from latentlake.provenance import columns_of
 from operators.batch import describe
-from operators.errors import GateRefused, LatentLakeError, SourceError, WriterConflict
+from operators.errors import BudgetSpent, GateRefused, LatentLakeError, SourceError, WriterConflict
 from pipelines.flow.columns import forget_unreadable
 from pipelines.flow.counts import Counts
 from pipelines.flow.runners.base import Lives, Runner
 from pipelines.flow.runners.start import runner_ahead
 from pipelines.flow.shard import record_name
 from pipelines.job.spec import JobSpec, PublishSpec
+from pipelines.planning.budget import Budget, BudgetMeter
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
@@ -75,6 +76,7 @@ def run_job(
     retry: Retry | None = None,
     runner: RunnerName | Runner = "auto",
     limit: int | None = None,
+    budget: Budget | None = None,
 ) -> Report:
     """Run a job and return its report (see `docs/report.md`).
 
@@ -82,7 +84,8 @@ def run_job(
     table, `wait` for it. With `retry`, only what an earlier run rejected is done again. `runner` "auto" is Ray, or for little
     work one process without it (see `docs/clusters.md`). `progress` is called with an `Event` as each phase begins, and each
     time a shard is finished. With a `limit`, only so many objects are worked on, spread over the listing; the version is
-    not tagged, and nothing counts as gone.
+    not tagged, and nothing counts as gone. Once a `budget` is spent, the shards in flight are finished, and the run ends with
+    `BudgetSpent`.
 
     Raises `SpecError` and `SourceError` before anything starts, `GateRefused` where a gate kept the table from being
     published, `WriterConflict`, `AccountingError`. What readers see is then unchanged.
@@ -90,16 +93,19 @@ def run_job(
     began = time.time()
     watched = Watched(spec.table.name, spec.name)
     phases = Phases(began, watched.begin, progress)
+    profile = profile or ClusterProfile()
+    if budget:
+        budget.check(profile)
     asked = check_runner(runner if isinstance(runner, str) else "inline")
     if limit is not None:
         spec = spec.model_copy(update={"limit": limit, "publish": PublishSpec(tag=None)})
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
-    profile = profile or ClusterProfile()
     with (
         about(table=spec.table.name, job=spec.name),
         PeakMemory() as memory,
+        BudgetMeter(budget, profile, began) if budget else nullcontext() as meter,
         hold_table(folder, f"job '{spec.name}'", wait) as lease,
         nullcontext() if asked == "inline" else reached(profile),
         watched,
@@ -108,7 +114,7 @@ def run_job(
     ):
         lease.listener = watched.renewed
         settle_tags_of(spec, lease)
-        plan = plan_run(spec, profile, fresh, retry, asked, phases)
+        plan = replace(plan_run(spec, profile, fresh, retry, asked, phases), budget_meter=meter)
         run = Run(plan, runner_of(plan), lease, phases, watched)
         names.enter_context(about(run_id=plan.run_id))
         watched.planned(plan.run_id)
@@ -204,18 +210,31 @@ class Run:
         todo = [shard for shard in range(len(plan.shards)) if shard not in finished]
         if not todo and not plan.patched:
             return self._count(tally), {}
+        if plan.budget_meter is not None:
+            plan.budget_meter.watch(plan.place)
         self.phases.begin(STARTING)
         with self.runner as runner:
             done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
             self.phases.begin(LOADING, done, total)
             for shard in runner.embed_shards(plan, version, todo, self.lease.token) if todo else ():
+                if not shard["facts"]:  # it is left for the next run
+                    continue
                 done += shard["listed"]
                 self.watched.shard(json.loads(shard["facts"]))
                 self.phases.begin(EMBEDDING, done, total)
+            self._check_budget()
             totals = self._count(tally)
             if tally.patches and version is not None:
                 runner.merge_columns(plan, version, tally.patches)
             return totals, {column: runner.lives(tally.actors[column]) for column in plan.spec.columns}
+
+    def _check_budget(self) -> None:
+        """Raise `BudgetSpent` where shards were left for that reason; a run whose shards are all finished is published."""
+        plan = self.plan
+        if plan.budget_meter is not None and plan.budget_meter.spent_at is not None:
+            finished = len(finished_shards(plan.place))
+            if finished < len(plan.shards):
+                raise plan.budget_meter.failure(finished, len(plan.shards))
 
     def _take_over(self) -> set[int]:
         """Shards that have left a record, and whose files are still there."""
@@ -362,4 +381,4 @@ def state_of(failure: BaseException) -> str:
     """How the ledger names the end of a run."""
     if isinstance(failure, GateRefused):
         return "refused"
-    return "interrupted" if isinstance(failure, KeyboardInterrupt | SystemExit) else "failed"
+    return "interrupted" if isinstance(failure, KeyboardInterrupt | SystemExit | BudgetSpent) else "failed"

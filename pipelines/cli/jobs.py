@@ -15,6 +15,8 @@ from pipelines.cli.options import (
     ClusterFile,
     JobFile,
     LakeUri,
+    MaxCost,
+    MaxHours,
     Options,
     Overrides,
     RunnerOption,
@@ -70,12 +72,16 @@ def run(
         int | None,
         typer.Option(min=1, help="Run only this many objects, spread over the source; the version is not tagged."),
     ] = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or resume an interrupted run of it. With --json the last line is one JSON object, the report."""
     from pipelines.job.jobfile import load_job
+    from pipelines.planning.budget import Budget
 
-    run_and_print(load_job(job, overrides), cluster, as_json, fresh=fresh, wait=wait, runner=runner, limit=limit)
+    how: dict[str, Any] = {"fresh": fresh, "wait": wait, "runner": runner, "limit": limit}
+    run_and_print(load_job(job, overrides), cluster, as_json, budget=Budget(max_hours, max_cost), **how)
 
 
 @app.command("try")

@@ -89,6 +89,20 @@ RunnerOption = Annotated[
 ]
 
 
+MaxHours = Annotated[
+    float | None,
+    typer.Option("--max-hours", metavar="HOURS", help="Stop after so long; the same command resumes."),
+]
+
+
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost", metavar="AMOUNT", help="Stop when the machines, at the profile's prices, have cost so much."
+    ),
+]
+
+
 def open_lake(uri: str, options: list[str], **trust: Any) -> Any:
     """The lake at `uri`, with storage options written as NAME=VALUE; `trust` are `connect`'s other options."""
     import latentlake

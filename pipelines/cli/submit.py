@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from operators.errors import LatentLakeError, NotFound, SpecError
-from pipelines.cli.options import AsJson, ClusterFile, JobFile, Overrides, app, load_profile
+from pipelines.cli.options import AsJson, ClusterFile, JobFile, MaxCost, MaxHours, Overrides, app, load_profile
 from pipelines.cli.printing import print_facts, print_rows
 
 if TYPE_CHECKING:
@@ -58,16 +58,23 @@ def submit(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an interrupted run instead of resuming it.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only this many objects, as `run --limit`.")] = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a cluster, through its job server. If it is running there already, follow that."""
+    from clusters import ClusterProfile
     from clusters.attempts import check_slot, submit_attempt
+    from pipelines.planning.budget import Budget
     from pipelines.submission import differs, prepare
 
     check_slot(slot)
     arguments = [*(["--fresh"] if fresh else []), *([] if limit is None else ["--limit", str(limit)])]
+    arguments += [] if max_hours is None else ["--max-hours", f"{max_hours:g}"]
+    arguments += [] if max_cost is None else ["--max-cost", f"{max_cost:g}"]
     arguments += ["--json"] if as_json else []
     profile = None if cluster is None else load_profile(cluster)
+    Budget(max_hours, max_cost).check(profile or ClusterProfile())
     with open_server(cluster, address) as server:
         prepared = prepare(job, overrides, working_dir, profile, arguments, installed)
         server.version()  # says what is wrong with the address or the token, before anything is sent

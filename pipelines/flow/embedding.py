@@ -26,7 +26,18 @@ from operators.pulse import beat
 from pipelines.flow.facts import fill_of
 from pipelines.flow.patience import patient
 from pipelines.flow.reading import ReadShard, reject, set_column
-from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_batch, unpack, vector_array, vectors_of
+from pipelines.flow.shard import (
+    Origin,
+    Status,
+    bisecting,
+    is_left,
+    left_shard,
+    pack,
+    prepared_batch,
+    unpack,
+    vector_array,
+    vectors_of,
+)
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import EmbedSpec, LimitSpec
 from pipelines.planning.pools import Pool
@@ -105,7 +116,14 @@ class EmbedShard:
             self.bare_rate = None if journal.careful else bare_rate(self.embedder, draw_sample(task), self.budget)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Fill the column's vectors in the rows that want one; drop what this model alone had prepared."""
+        """Fill the column's vectors in the rows that want one; drop what this model alone had prepared.
+
+        A shard that no model has begun is left where the run is to stop.
+        """
+        if is_left(block):
+            return block
+        if self.task.reader.is_stopped() and self.task.embed.column == self.task.reader.spec.columns[0]:
+            return left_shard(unpack(block)[0].shard)
         with self.task.host.at_work() as further:
             return self._embed(block, further)
 

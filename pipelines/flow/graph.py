@@ -61,7 +61,17 @@ def make_reader(plan: Plan, version: int | None, shards: Sequence[int]) -> ReadS
     """The first stage of a plan's flow. It copies vectors that the table has, unless all are made again."""
     reused = None if plan.replaces_all else version
     new = tuple(field.name for field in plan.new_fields)
-    return ReadShard(plan.spec, plan.place, plan.fields, reused, plan.rewrites, bool(plan.patched), tuple(shards), new)
+    return ReadShard(
+        plan.spec,
+        plan.place,
+        plan.fields,
+        reused,
+        plan.rewrites,
+        bool(plan.patched),
+        tuple(shards),
+        new,
+        stoppable=plan.budget_meter is not None,
+    )
 
 
 def make_merge(plan: Plan, version: int, patches: Mapping[int, Sequence[str]]) -> MergeColumns:

@@ -24,9 +24,10 @@ from operators.sniff import sniff
 from pipelines.flow.columns import place_rows
 from pipelines.flow.known import KnownVectors, LookUp, match_rows, open_known, repeats
 from pipelines.flow.patience import patient
-from pipelines.flow.shard import Origin, Status, bisecting, pack, prepared_columns
+from pipelines.flow.shard import Origin, Status, bisecting, left_shard, pack, prepared_columns
 from pipelines.flow.watchdog import Watchdog
 from pipelines.job.spec import JobSpec
+from pipelines.planning.budget import is_stopped
 from pipelines.planning.schema import parts_of
 from pipelines.planning.work import read_work
 from pipelines.sources._partitions import read_with_partitions
@@ -52,17 +53,24 @@ class ReadShard:
     patches: bool = False  # of objects that have not changed, only new columns are written
     shards: tuple[int, ...] = ()  # numbers of the shards to read, where it is not all of them
     new: tuple[str, ...] = ()  # columns that no row of the table has a value in
+    stoppable: bool = False  # the run has a budget: shards are left once that is spent
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Block of one shard number (`id`) to the shard's block."""
         (at,) = block["id"].to_pylist()
         shard = self.shards[at] if self.shards else at
+        if self.is_stopped():
+            return left_shard(shard)
         with (
             about(shard=shard),
             Journal(self.place, f"{shard:09}-read") as journal,
             Watchdog(journal, self.spec.limits.object_timeout_s),
         ):
             return self.read(shard, read_work(self.place, shard), journal)
+
+    def is_stopped(self) -> bool:
+        """Whether shards that nobody has begun are left."""
+        return self.stoppable and is_stopped(self.place)
 
     def read(self, shard: int, work: pa.Table, journal: Journal | None = None, look_up: bool = True) -> pa.Table:
         """Block of the objects of `work`, ready for the models. With a `journal`, objects that killed a process are rejected.

@@ -31,6 +31,7 @@ from operators.errors import Unavailable, Unreadable
 
 SHAPE_KEY = b"shape"
 STATUS = "_status"  # no column of a job begins with '_'
+LEFT = "_left"  # the one column of a block that stands for a shard which nobody works on, as the run is to stop
 
 
 class Origin(IntEnum):
@@ -71,6 +72,16 @@ def unpack(block: pa.Table) -> tuple[Status, pa.Table]:
     """Status and rows of a block."""
     status = Status(**json.loads(block[STATUS][0].as_py()))
     return status, block.slice(1).drop_columns([STATUS])
+
+
+def left_shard(shard: int) -> pa.Table:
+    """The block of a shard that is left for the next run."""
+    return pa.table({LEFT: [shard]})
+
+
+def is_left(block: pa.Table) -> bool:
+    """Whether a block stands for a shard that is left for the next run."""
+    return LEFT in block.column_names
 
 
 def prepared_columns(prepared: Batch, key: str, rows: np.ndarray, total: int) -> dict[str, tuple[pa.Field, pa.Array]]:

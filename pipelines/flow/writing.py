@@ -18,7 +18,7 @@ from operators.errors import WriterConflict
 from pipelines.flow.columns import ROW_ID, write_patch
 from pipelines.flow.counts import count_shard
 from pipelines.flow.facts import shard_facts
-from pipelines.flow.shard import Origin, unpack, write_record
+from pipelines.flow.shard import LEFT, Origin, is_left, unpack, write_record
 from pipelines.planning.plan import Plan
 from pipelines.state.manifest import SHARDS_FOLDER
 
@@ -41,8 +41,11 @@ class WriteShard:
     def __call__(self, block: pa.Table) -> pa.Table:
         """Write the shard's rows as fragments, then its record; one row that says how far the run is, with its `facts`.
 
-        Of two attempts at a shard the first record counts; the fragments of the other are orphans.
+        Of two attempts at a shard the first record counts; the fragments of the other are orphans. Of a shard that is left
+        there is nothing to write.
         """
+        if is_left(block):
+            return pa.table({"shard": block[LEFT], "listed": [0], "embedded": [0], "rows": [0], "facts": [""]})
         began = time.time()
         status, rows = unpack(block)
         counts = count_shard(status, rows, self.columns)

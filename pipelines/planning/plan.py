@@ -20,6 +20,7 @@ from operators.embedders.base import short_hash
 from operators.errors import SourceError, SpecError
 from operators.model_files import unpinned_model
 from pipelines.job.spec import JobSpec
+from pipelines.planning.budget import BudgetMeter
 from pipelines.planning.changes import Comparison, table_objects
 from pipelines.planning.choice import Choice, RunnerName, capacity_for, choose_runner, inline_pools
 from pipelines.planning.listing import known_files, read_listing, write_listing, write_sample
@@ -60,6 +61,7 @@ class Plan:
     retry: Retry | None = None  # nothing but these earlier rejects is worked on
     whole: tuple[int, int] | None = None  # objects of the source and their bytes, where the job has a limit
     resumed: Manifest | None = None  # of the run that this one resumes
+    budget_meter: BudgetMeter | None = None  # of the run's budget, if it has one
 
     @property
     def replaces_all(self) -> bool:

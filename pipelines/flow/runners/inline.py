@@ -80,6 +80,8 @@ class InlineRunner:
         if self._after is None:
             pools = inline_pools(plan.spec, plan.pools, plan.capacity)
             stages = make_stages(plan, version, shards, attempt, pools, InlineHost())
+            if plan.budget_meter is not None and self._child is not None:
+                plan.budget_meter.if_overdue(self._child.kill)
             try:
                 for kind, value in self._ask(run_logged, stages, len(shards), WorkerLogs()):
                     if kind == ACTORS:
@@ -90,7 +92,12 @@ class InlineRunner:
                         yield value
                 return
             except ChildDied as failure:
+                if plan.budget_meter is not None and plan.budget_meter.overdue:
+                    return  # what is finished has its record
                 self._succeed(failure)
+            finally:
+                if plan.budget_meter is not None:
+                    plan.budget_meter.if_overdue(None)
             finished = set(finished_shards(plan.place))
             shards = [shard for shard in shards if shard not in finished]
         assert self._after is not None

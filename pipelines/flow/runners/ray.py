@@ -35,7 +35,7 @@ from pipelines.flow.embedding import LIMIT_S, EmbedShard, EmbedTask, Host
 from pipelines.flow.graph import make_merge, make_stages
 from pipelines.flow.runners.base import Lives
 from pipelines.flow.runners.pools import PoolGauges
-from pipelines.flow.runners.stall import Stalled, Watch, WatchCallback, at_work, start_pulse, watched
+from pipelines.flow.runners.stall import Overdue, Stalled, Watch, WatchCallback, at_work, start_pulse, watched
 from pipelines.planning.plan import Plan
 from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 from pipelines.ray_connection import living_capacity, running_ray
@@ -132,6 +132,8 @@ def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt
                 moved = True
                 yield report
             return
+        except Overdue:
+            return  # what is finished has its record
         except (Stalled, RayError, UserCodeException) as failure:
             if not is_clusters_fault(failure, before):
                 with explained():
@@ -164,7 +166,7 @@ def run_flow(
         except ExecutionTimeoutError as failure:
             raise Stalled(f"no task could begin for {plan.profile.stall_s:.0f} s") from failure
         pulse = start_pulse()
-        watch = Watch(pulse, plan.profile.stall_s)
+        watch = Watch(pulse, plan.profile.stall_s, lambda: plan.budget_meter is not None and plan.budget_meter.overdue)
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
         gauges = PoolGauges(pools, Meter(plan.spec.table.name))
         context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]

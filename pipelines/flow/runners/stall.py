@@ -30,6 +30,10 @@ class Stalled(Exception):
     """Nothing moves on a run."""
 
 
+class Overdue(Exception):
+    """The budget of the run is spent, and the shards in flight are not finished in time."""
+
+
 def start_pulse() -> Any:
     """A `Pulse` on the driver's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -72,10 +76,14 @@ def watched(stage: Any, at_work: Callable[[], AbstractContextManager[object]]) -
 
 @dataclass
 class Watch:
-    """Ends an execution, by `Stalled`, when nothing has moved for `stall_s`. Ray Data calls it at each of its steps."""
+    """Ends an execution, by `Stalled`, when nothing has moved for `stall_s`, and by `Overdue` when it is to end at once.
+
+    Ray Data calls it at each of its steps.
+    """
 
     pulse: Any
     stall_s: float
+    is_overdue: Callable[[], bool] = lambda: False
     shard_at: float = field(default_factory=time.monotonic)  # when the last shard was finished
     looked_at: float = 0.0
     silent_s: float = 0.0
@@ -85,12 +93,18 @@ class Watch:
         """Itself: Ray Data copies its settings, of which this is one."""
         return self
 
+    def __reduce__(self) -> tuple[type, tuple[Any, float]]:
+        """Ray sends the settings to its tasks, which do not look."""
+        return type(self), (self.pulse, self.stall_s)
+
     def shard_finished(self) -> None:
         """The run has come further."""
         self.shard_at = time.monotonic()
 
     def look(self) -> None:
-        """Raise `Stalled` where it is due. Never waits."""
+        """Raise `Stalled` or `Overdue` where it is due. Never waits."""
+        if self.is_overdue():
+            raise Overdue
         now = time.monotonic()
         quiet_s = now - self.shard_at
         if quiet_s < self.stall_s or now - self.looked_at < LOOK_S:
