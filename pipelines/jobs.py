@@ -16,6 +16,7 @@ from pipelines.job.overrides import apply_overrides
 from pipelines.job.spec import JobSpec
 from pipelines.planning.budget import Budget
 from pipelines.planning.choice import RunnerName, check_runner
+from pipelines.planning.forecast import describe_forecast
 from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
 from pipelines.progress import Progress
 from pipelines.publish.gates import gates_at_plan, to_json
@@ -49,6 +50,7 @@ def plan_job(
         plan = make_plan(resolve_models(spec), profile, open_storage(folder), runner=check_runner(runner))
         return {
             **describe_plan(plan),
+            **describe_forecast(plan),
             "gates": to_json(gates_at_plan(plan)),
             "warnings": warnings_of(spec),
         }

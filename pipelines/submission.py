@@ -43,10 +43,11 @@ def prepare(
     profile: ClusterProfile | None = None,
     arguments: Sequence[str] = (),
     installed: bool = False,
+    command: str = "run",
 ) -> Prepared:
     """A job file made ready to be submitted with a working directory, its own folder if none is given.
 
-    `arguments` are further ones of `latentlake run`. LatentLake's own packages are sent too, unless they are `installed` on
+    `arguments` are further ones of `latentlake run`, or of another `command` that takes a job. LatentLake's own packages are sent too, unless they are `installed` on
     the cluster. Raises `InvalidSpec` with every mistake of the job, and with everything in it that the cluster would not find;
     `SpecError` for a folder that cannot be sent.
     """
@@ -58,11 +59,11 @@ def prepare(
         raise InvalidSpec(problems, str(path))
     name = name_within(folder, path)
     files[name] = path
-    command = ["python", "-m", "pipelines", "run", name]
+    line = ["python", "-m", "pipelines", command, name]
     if profile is not None:
         files[PROFILE] = json.dumps(for_driver(profile), sort_keys=True).encode()
-        command += ["--cluster", PROFILE]
-    command += [part for override in overrides for part in ("--set", override)] + list(arguments)
+        line += ["--cluster", PROFILE]
+    line += [part for override in overrides for part in ("--set", override)] + list(arguments)
     packages = [pack(files, folder)]
     given = {} if profile is None else profile.runtime_env.model_dump(mode="json", exclude_defaults=True)
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **given.get("env_vars", {})}
@@ -73,11 +74,15 @@ def prepare(
     metadata = {
         "job": spec.name,
         "table": f"{spec.table.uri}/{spec.table.name}",
-        "command": shlex.join(command),
+        "command": shlex.join(line),
         "packages": " ".join(package.name for package in packages),
         "latentlake": __version__,
     }
-    return Prepared(spec.name, Submission(shlex.join(command), " --wait", environment, metadata), tuple(packages))
+    return Prepared(
+        spec.name,
+        Submission(shlex.join(line), " --wait" if command == "run" else "", environment, metadata),
+        tuple(packages),
+    )
 
 
 def differs(prepared: Prepared, metadata: Mapping[str, str]) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 import latentlake
+from clusters import ClusterProfile
 from latentlake.stored import stored_bytes
 from pipelines.job.spec import IndexSpec, JobSpec
+from pipelines.planning.choice import RunnerName
+from pipelines.planning.forecast import FAR, factors
 from pipelines.planning.plan import resolve_models
 from pipelines.progress import Progress
 from pipelines.run import run_job
@@ -18,7 +22,6 @@ TABLE = "trial"
 SHOWN, NEAREST = 3, 3  # rows that are shown, and the nearest of each
 REJECTS = 20  # that are shown
 ROW_BYTES = 200  # of a row beside its vectors and text
-SPREAD = 1.5  # how far a sample may be from the whole, either way
 RAY_GAIN = 1.5  # by how much Ray may be faster than the runner of a sample, on the same machine
 
 
@@ -30,19 +33,8 @@ def try_job(spec: JobSpec, sample: int, progress: Progress | None = None) -> dic
     """
     spec = resolve_models(spec)
     with tempfile.TemporaryDirectory(prefix="latentlake-try-") as folder:
-        table = spec.table.model_copy(
-            update={"uri": folder, "name": TABLE, "storage_options": {}, "mode": "incremental", "prune": False}
-        )
-        trial = spec.model_copy(
-            update={
-                "table": table,
-                "source": spec.source.beside(spec.table.lake),
-                "gates": spec.gates.model_copy(update={"max_reject_rate": 1.0, "min_recall": None}),
-                "index": tuple(IndexSpec(column=c, metric=spec.metric(c), type="none") for c in spec.columns),
-            }
-        )
+        report = run_sample(spec, folder, {}, sample, "inline", progress=progress)
         lake = latentlake.connect(folder)
-        report = run_job(trial, progress=progress, runner="inline", limit=sample)
         rejects = lake.rejects(TABLE).select(["object_id", "column", "stage", "error"]).to_pylist()
         found = lake.open(TABLE)
         return {
@@ -52,6 +44,30 @@ def try_job(spec: JobSpec, sample: int, progress: Progress | None = None) -> dic
             "rows": [near(found, row, spec.columns[0]) for row in some_rows(found, spec.columns[0])],
             "whole": forecast(report, spec),
         }
+
+
+def run_sample(
+    spec: JobSpec,
+    uri: str,
+    options: Mapping[str, str],
+    sample: int,
+    runner: RunnerName,
+    profile: ClusterProfile | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run `sample` objects of a resolved job into the table `TABLE` of another lake, and refuse nothing; the report."""
+    table = spec.table.model_copy(
+        update={"uri": uri, "name": TABLE, "storage_options": options, "mode": "incremental", "prune": False}
+    )
+    trial = spec.model_copy(
+        update={
+            "table": table,
+            "source": spec.source.beside(spec.table.lake),
+            "gates": spec.gates.model_copy(update={"max_reject_rate": 1.0, "min_recall": None}),
+            "index": tuple(IndexSpec(column=c, metric=spec.metric(c), type="none") for c in spec.columns),
+        }
+    )
+    return run_job(trial, profile, progress, runner=runner, limit=sample)
 
 
 def describe_column(table: latentlake.Table, column: str, dimension: int) -> dict[str, Any]:
@@ -88,20 +104,18 @@ def near(table: latentlake.Table, row: dict[str, Any], column: str) -> dict[str,
 def forecast(report: dict[str, Any], spec: JobSpec) -> dict[str, Any] | None:
     """What a run of the whole would take on this machine: objects, bytes, and ranges (low, high) of seconds and MB written.
 
-    The sample's share of the objects and its share of the bytes are two guesses; `SPREAD` widens what lies between them. Starting
-    is left out. None where the source's size is not known.
+    The sample's share of the objects and its share of the bytes are two guesses; `FAR` widens what lies between them, as the
+    runner may be another. Starting is left out. None where the source's size is not known.
     """
     whole, counts = report.get("whole"), report["counts"]
-    if whole is None or not counts["listed"]:
+    if whole is None or not counts["listed"] or not report["stages"]["read"]["objects"]:
         return None
-    factors = [whole["objects"] / counts["listed"]]
-    if report["bytes_read"] and whole["bytes"]:
-        factors.append(whole["bytes"] / report["bytes_read"])
     seconds = report["seconds"]["stream"]
     row_bytes = ROW_BYTES + sum(stored_bytes(e.dtype, e.config.dimension) for e in spec.embed)
     text = report["bytes_read"] if spec.chain.column == "text" else 0
     megabytes = (report["rows_written"] * row_bytes + text) / 2**20
-    low, high = min(factors) / SPREAD, max(factors) * SPREAD
+    low, _, high = factors(report["stages"]["read"], whole["objects"], whole["bytes"])
+    low, high = low / FAR, high * FAR
     return {
         **whole,
         "seconds": [round(seconds * low / RAY_GAIN, 3), round(seconds * high, 3)],

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from clusters import REMOTE, Capacity, ClusterProfile, machine_capacity
 from latentlake.provenance import fingerprint_of
-from latentlake.storage import Storage
 from operators.errors import InvalidSpec, SpecError
 from pipelines.job.spec import JobSpec
+from pipelines.planning.calibrations import model_rates, read_calibrations
 from pipelines.planning.pools import Pool
 from pipelines.ray_connection import address_of, capacity_of, is_connected
-from pipelines.state.ledger import read_report, read_runs
 
 RunnerName = Literal["auto", "ray", "inline"]
 # Ray takes 20 to 30 s to start and is then 1.2 to 1.5 x as fast on 2 cores, so that they are even at about 90 s of work.
@@ -98,7 +97,7 @@ def inline_pools(spec: JobSpec, pools: Sequence[Pool], capacity: Capacity) -> tu
 
 def expected_seconds(spec: JobSpec, pools: Sequence[Pool], objects: int) -> float | None:
     """How long this machine's models work on so many objects, by what earlier runs measured; None where one is not known."""
-    known = calibrations(spec.table.lake, spec.table.name)
+    known = model_rates(read_calibrations(spec.table.lake, spec.table.name))
     seconds = 0.0
     for embed, pool in zip(spec.embed, pools, strict=True):
         found = known.get((fingerprint_of(embed.config, spec.chain, embed.dtype), pool.device))
@@ -108,14 +107,3 @@ def expected_seconds(spec: JobSpec, pools: Sequence[Pool], objects: int) -> floa
             objects * found["rows_per_object"] / (found["rows_per_s"] * pool.threads * pool.max / found["threads"])
         )
     return seconds
-
-
-def calibrations(lake: Storage, table: str) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """The newest calibration of each fingerprint on each kind of device, of the runs of a table; see `report.calibration`."""
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for line in read_runs(lake, table, "state IN ('published', 'unchanged')"):
-        report = read_report(line["report"])
-        for column, fingerprint in report.get("fingerprints", {}).items():
-            if measured := report["columns"].get(column, {}).get("calibration"):
-                found.setdefault((fingerprint, measured["device"]), measured)
-    return found

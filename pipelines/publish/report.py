@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.flow.counts import Counts
 from pipelines.planning.plan import Plan, fingerprints_of
+from pipelines.publish.pace import Pace
 from pipelines.publish.tally import Tally
 
 
@@ -24,10 +25,8 @@ def throughput(tally: Tally, column: str, actors: int) -> dict[str, float | int 
 
 def model_rate(tally: Tally, column: str) -> float | None:
     """Rows per second of one actor's model: as it was timed alone (see `embedding.bare_rate`), else by its own seconds."""
-    rates, model_s = tally.rates[column], tally.model_s[column]
-    if rates:
-        return sum(rates.values()) / len(rates)
-    return tally.embedded_now[column] / model_s if model_s else None
+    rates = tally.rates[column]
+    return sum(rates.values()) / len(rates) if rates else tally.models[column].per_s
 
 
 def calibration(tally: Tally, column: str, objects: int) -> dict[str, Any] | None:
@@ -39,6 +38,21 @@ def calibration(tally: Tally, column: str, objects: int) -> dict[str, Any] | Non
     if not rate or not rows or not objects:
         return None
     return {**tally.places[column], "rows_per_s": round(rate, 3), "rows_per_object": round(rows / objects, 3)}
+
+
+def stage_times(tally: Tally) -> dict[str, Any]:
+    """Seconds of each stage, summed over the tasks of this process's shards, and what they worked on."""
+    embedding = {column: {**seconds_of(pace), "rows": pace.done} for column, pace in tally.embedding.items()}
+    return {
+        "read": {**seconds_of(tally.reading), "objects": tally.reading.done, "bytes": tally.bytes_now},
+        "embed": embedding,
+        "write": {**seconds_of(tally.writing), "rows": tally.writing.done},
+    }
+
+
+def seconds_of(pace: Pace) -> dict[str, float]:
+    """Seconds of a stage, and those among them that its workers needed once."""
+    return {"seconds": round(pace.seconds, 3), "warm_s": round(pace.warm_s, 3)}
 
 
 def actors_over_time(lives: Mapping[str, tuple[float, float | None]], began: float) -> list[dict[str, float | int]]:
@@ -100,6 +114,7 @@ def build_report(
         "shards": tally.shards,
         "shards_taken_over": tally.taken_over,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "stages": stage_times(tally),
         "rows_per_s": rates[first]["rows_per_s"],
         "model_rows_per_s": rates[first]["model_rows_per_s"],
         "indexes": [],

@@ -16,6 +16,7 @@ import pyarrow as pa
 from latentlake.storage import Storage
 from operators.errors import Unreadable
 from pipelines.flow.shard import read_record, record_name
+from pipelines.publish.pace import Pace
 from pipelines.sources.base import in_groups
 from pipelines.state.manifest import SHARDS_FOLDER, finished_shards
 
@@ -41,7 +42,10 @@ class Tally:
         self.embedded = dict.fromkeys(columns, 0)  # rows
         self.embedded_now = dict.fromkeys(columns, 0)  # rows, by this attempt
         self.rates: dict[str, dict[str, float]] = {column: {} for column in columns}  # bare rate, by actor
-        self.model_s = dict.fromkeys(columns, 0.0)  # that models worked, by this attempt
+        self.models = {column: Pace() for column in columns}  # of this attempt, as are the next
+        self.reading, self.writing = Pace(), Pace()
+        self.embedding = {column: Pace() for column in columns}
+        self.bytes_now = 0
         self.places: dict[str, dict[str, Any]] = {}  # device, accelerator and threads of an actor of this attempt
         self.actors: dict[str, set[str]] = {column: set() for column in columns}
         self.measured: dict[str, dict[str, float]] = {column: {} for column in columns}  # what models say of themselves
@@ -75,8 +79,9 @@ class Tally:
             self.truncated[column] += record["truncated"].get(column, 0)
         now = record["attempt"] == self.attempt
         self.taken_over += not now
+        self.bytes_now += status["read_bytes"] if now else 0
         for stage in status["stages"]:
-            self._add_stage(stage, now)
+            self._add_stage(stage, now, {"read": status.get("listed", 0), "write": record["rows"]})
         self.replaced += len(status["replaced"])
         self._ids.writelines(json.dumps(name) + "\n" for name in status["replaced"])
         self._rejects.writelines(json.dumps(reject) + "\n" for reject in status["rejects"])
@@ -96,21 +101,25 @@ class Tally:
         """Rejects of the shards, in pieces."""
         yield from in_groups(lines_of(self._rejects), PIECE)
 
-    def _add_stage(self, stage: Mapping[str, Any], now: bool) -> None:
+    def _add_stage(self, stage: Mapping[str, Any], now: bool, done: Mapping[str, int]) -> None:
         column = stage.get("column")
         if column is not None:
             self.embedded[column] += stage["rows"]
             self.measured[column] |= stage.get("measured", {})
         if not now:
             return
+        seconds = stage["ended"] - stage["began"]
         if stage["stage"] in ("read", "write"):
             began, ended = self.window or (stage["began"], stage["ended"])
             self.window = (min(began, stage["began"]), max(ended, stage["ended"]))
+            pace = self.reading if stage["stage"] == "read" else self.writing
+            pace.add(stage["began"], seconds, done[stage["stage"]])
         if column is not None:
             self.embedded_now[column] += stage["rows"]
+            self.embedding[column].add(stage["began"], seconds, stage["rows"], stage["actor"])
             self.actors[column].add(stage["actor"])
             if stage.get("calibrates", True):  # a service's seconds are not those of a model on this machine
-                self.model_s[column] += stage["model_s"]
+                self.models[column].add(stage["began"], stage["model_s"], stage["rows"], stage["actor"])
             self.places[column] = {name: stage.get(name) for name in ("device", "accelerator", "threads")}
             if stage["bare_rate"]:
                 self.rates[column][stage["actor"]] = stage["bare_rate"]

@@ -50,8 +50,19 @@ RUNS_SCHEMA = pa.schema(
 REPORT = StoredFormat("the report of the run")
 SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
+CALIBRATED = "calibrated"  # a sample was measured, elsewhere; the table was not touched
 REWRITTEN = ("maintained", "deleted")  # upkeep made a version in place of the one before, with its rows or fewer
-STATES = ("published", "unchanged", *REWRITTEN, ROLLED_BACK, "refused", "failed", "interrupted", "discarded")
+STATES = (
+    "published",
+    "unchanged",
+    CALIBRATED,
+    *REWRITTEN,
+    ROLLED_BACK,
+    "refused",
+    "failed",
+    "interrupted",
+    "discarded",
+)
 
 
 @dataclass(frozen=True)
