@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from answering import Answering, answering
 from command_line import latentlake_here
+from doc_commands import commands
 from test_submission import write_job
 
 from clusters import ClusterProfile, attempts
@@ -56,13 +58,21 @@ def submitted(fake: Answering) -> dict[str, Any]:
 
 
 def test_a_budget_is_passed_on_to_the_run(fake: Answering, tmp_path: Path):
+    """By the commands of the page."""
+    here, there = commands("docs/planning.md", "A budget")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("a text")
+    write_job(
+        tmp_path, source={"kind": "files", "uri": f"{tmp_path}/in"}, table={"uri": f"{tmp_path}/lake", "name": "t"}
+    )
+    done = latentlake_here(*shlex.split(here)[1:], cwd=tmp_path)
+    assert done.returncode == 0 and "version 1" in done.stdout, done.stderr
     write_job(tmp_path)
     profile = write_profile(fake, tmp_path, worker_groups=[GROUP])
-    takes(fake, "job", tmp_path, profile, ["--max-hours", "1.5", "--max-cost", "20"], "run")
-    arguments = ("submit", "job.yaml", "--cluster", "cluster.yaml", "--max-hours", "1.5", "--max-cost", "20")
-    done = latentlake_here(*arguments, cwd=tmp_path)
+    takes(fake, "job", tmp_path, profile, ["--max-hours", "8", "--max-cost", "120"], "run")
+    done = latentlake_here(*shlex.split(there)[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert submitted(fake)["entrypoint"].endswith(" --max-hours 1.5 --max-cost 20")
+    assert submitted(fake)["entrypoint"].endswith(" --max-hours 8 --max-cost 120")
 
 
 def test_a_budget_that_cannot_be_counted_is_not_submitted(fake: Answering, tmp_path: Path):

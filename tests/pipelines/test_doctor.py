@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import latentlake_here
+from doc_commands import commands
 from job_maker import make_job, write_texts
 
 from clusters import ClusterProfile
@@ -147,6 +149,16 @@ def test_the_command_ends_with_2_where_something_is_to_be_done(tmp_path: Path):
     (tmp_path / "in" / "a.txt").unlink()
     done = latentlake_here("doctor", "job.yaml", cwd=tmp_path)
     assert done.returncode == 2 and "do           source: " in done.stdout
+
+
+def test_the_commands_of_the_page(tmp_path: Path):
+    (tmp_path / "job.yaml").write_text(json.dumps(make(tmp_path)))
+    (tmp_path / "cluster.yaml").write_text("kind: local\n")
+    for command in commands("docs/planning.md", "doctor"):
+        done = latentlake_here(*shlex.split(command)[1:], cwd=tmp_path)
+        lines = done.stdout.splitlines()
+        assert done.returncode == (2 if any(line.startswith("do ") for line in lines) else 0), done.stderr
+        assert any(line.startswith("ok           cluster: a private Ray") for line in lines)
 
 
 def test_the_allowed_skew_is_that_of_the_lease():
