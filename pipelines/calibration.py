@@ -12,6 +12,7 @@ import numpy as np
 
 from clusters import ClusterProfile
 from latentlake.storage import Storage
+from operators.batch import Batch
 from operators.batching import form_batches
 from operators.embedders.base import Embedder
 from operators.loading import load_embedder
@@ -30,6 +31,8 @@ from pipelines.trial import run_sample
 FOLDER = "_calibration-"  # in the lake's area of work, with what is measured, for as long as that takes
 BATCH_SHARES = (0.5, 1.0, 2.0)  # of the batch size that the job has
 TIMED_S = 0.5  # for which each batch size is timed
+CPU_ROWS = 96  # of the sample, that a model on CPUs is timed on
+WARM_ROWS = 8  # that it embeds before
 QUIET_S = 600.0  # after which a model that says nothing is given up
 
 Speed = dict[str, Any]  # column, device, threads, batch_cost, rows_per_s
@@ -150,27 +153,29 @@ def listed(task: EmbedTask, threads: Sequence[int]) -> list[Speed]:
 def time_model(task: EmbedTask, threads: Sequence[int]) -> Iterator[Speed]:
     """Load the model with each number of threads, and time it with each batch size."""
     prepared = draw_sample(task)
-    if not len(prepared.get("cost", ())):
+    rows = len(prepared.get("cost", ()))
+    if not rows:
         return
+    if task.pool.device == "cpu" and rows > CPU_ROWS:
+        prepared = rows_of(prepared, np.linspace(0, rows - 1, CPU_ROWS).astype(int))
     usual = task.embed.batch_cost or task.embed.config.batch_cost(task.pool.device)
+    by_size = {cost: form_batches(prepared["cost"], cost) for cost in (max(1, int(usual * s)) for s in BATCH_SHARES)}
     for number in threads:
         embedder = load_embedder(task.embed.config, task.pool.device, number, task.limiter)
-        for share in BATCH_SHARES:
-            cost = max(1, int(usual * share))
+        embedder.embed(rows_of(prepared, np.arange(min(WARM_ROWS, rows))))
+        for cost, batches in by_size.items():
             yield {
                 "column": task.embed.column,
                 "device": task.pool.device,
                 "threads": number,
                 "batch_cost": cost,
-                "rows_per_s": round(rate_of(embedder, prepared, cost), 2),
+                "rows_per_s": round(rate_of(embedder, prepared, batches), 2),
             }
 
 
-def rate_of(embedder: Embedder, prepared: Any, cost: int) -> float:
-    """Rows per second in batches of so much cost, in one fixed mixed order; the first batch warms up."""
-    batches = form_batches(prepared["cost"], cost)
+def rate_of(embedder: Embedder, prepared: Batch, batches: Sequence[np.ndarray]) -> float:
+    """Rows per second in these batches, in one fixed mixed order, again and again for `TIMED_S`."""
     order = np.random.default_rng(0).permutation(len(batches))
-    embedder.embed(rows_of(prepared, batches[order[0]]))
     began, rows = time.perf_counter(), 0
     while time.perf_counter() - began < TIMED_S:
         for at in order:
