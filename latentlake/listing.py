@@ -154,10 +154,10 @@ def find_cut(page: Page, prefix: str, until: str | None) -> str | None:
     The page's keys share a prefix. Names with one character less of it, which may be ten times as many, are the first choice:
     the part that is kept should be some pages long. Then those with all of it; then those that share more with the last key.
     """
-    first, last = page[0]["path"], page[-1]["path"]
+    first, last, root = page[0]["path"], page[-1]["path"], len(prefix) + bool(prefix)
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))))
     for length in (shared - 1, shared, shared + 1):
-        cut = following(last[:length]) if len(prefix) < length <= len(last) else None
+        cut = following(last[:length]) if root < length <= len(last) else None
         if cut is not None and last < cut and (until is None or cut < until):
             return cut
     return None

@@ -91,8 +91,9 @@ def lance_options(uri: str, options: Mapping[str, Any] | None) -> dict[str, str]
     """
     resolved = resolve_options(options)
     if (scheme := scheme_of(uri)) in OBJECT_STORES:
-        from latentlake.store_options import check_options
+        from latentlake.store_options import check_options, without_prefix
 
+        resolved = without_prefix(resolved)
         resolved = aws_options(resolved) if OBJECT_STORES[scheme] == "s3" else resolved
         check_options(OBJECT_STORES[scheme], frozenset(resolved.items()))
     return resolved

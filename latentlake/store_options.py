@@ -14,14 +14,20 @@ from obstore.exceptions import BaseError, UnknownConfigurationKeyError
 from latentlake.retries import CLIENT_OPTIONS, MAX_RETRIES, RETRY_S
 from operators.errors import SpecError
 
-CLIENT_KEYS = (*CLIENT_OPTIONS, "allow_http", "allow_invalid_certificates", "proxy_url", "user_agent")
+FLAGS = ("allow_http", "allow_invalid_certificates", "http1_only", "http2_only", "randomize_addresses")
+# Of the HTTP client, and no store's own: obstore panics at them among a store's.
+CLIENT_KEYS = (
+    *(*CLIENT_OPTIONS, *FLAGS, "default_content_type", "user_agent"),
+    *("http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle"),
+    *("pool_idle_timeout", "pool_max_idle_per_host", "proxy_url", "proxy_ca_certificate", "proxy_excludes"),
+)
 
 
 def store_arguments(config: Mapping[str, str]) -> dict[str, Any]:
     """Arguments of an obstore store for options named as Lance names them. Raises `SpecError` for a value of another kind."""
     rest, client = dict(config), dict[str, Any](CLIENT_OPTIONS)
     client |= {key: rest.pop(key) for key in CLIENT_KEYS if key in rest}
-    for flag in ("allow_http", "allow_invalid_certificates"):
+    for flag in FLAGS:
         if flag in client:
             if client[flag] not in ("true", "false"):
                 raise SpecError(f"storage_options.{flag}: '{client[flag]}' is neither true nor false.")
@@ -30,6 +36,12 @@ def store_arguments(config: Mapping[str, str]) -> dict[str, Any]:
     seconds = number_of("client_retry_timeout", rest.pop("client_retry_timeout", str(RETRY_S)))
     retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds)}
     return {"config": rest or None, "client_options": client, "retry_config": retry}
+
+
+def without_prefix(options: Mapping[str, str]) -> dict[str, str]:
+    """The options, with those of the HTTP client by their own names: `aws_allow_http`, in capitals too, is `allow_http`."""
+    plain = {name: name.lower().removeprefix("aws_") for name in options}
+    return {plain[name] if plain[name] in CLIENT_KEYS else name: value for name, value in options.items()}
 
 
 def number_of(name: str, value: str) -> int:

@@ -162,5 +162,5 @@ def test_a_failure_comes_to_the_reader(bucket: tuple[S3Store, Any], s3_endpoint:
         client.put_object(Bucket="listing", Key=name, Body=b"x")
     with pytest.raises(InvalidPathError):
         list(list_ahead(store, "odd", 5))
-    place = Storage("s3://listing/odd", {"aws_endpoint": s3_endpoint, "aws_allow_http": "true"})
+    place = Storage("s3://listing/odd", {"aws_endpoint": s3_endpoint})
     assert len(list(walk_store(place))) == 51
