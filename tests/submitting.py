@@ -67,10 +67,11 @@ def write_job(folder: Path, shared: Path, cluster: RayCluster, **changes: Any) -
 
 def start(cluster: RayCluster, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `latentlake` in a folder, as somebody who has the cluster's token, and nothing else of Ray."""
+    profile = () if "--cluster" in arguments else ("--cluster", "cluster.yaml")
     token = {"RAY_AUTH_TOKEN_PATH": cluster.environment["RAY_AUTH_TOKEN_PATH"]}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *arguments, "--cluster", "cluster.yaml"],
+        [sys.executable, "-m", "pipelines", *arguments, *profile],
         cwd=folder,
         env={**kept, **token, "PYTHONPATH": str(ROOT), VARIABLE: PLANTED},
         text=True,

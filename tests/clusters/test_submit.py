@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import boto3
 import lance
 import pytest
+from doc_commands import commands
 from ray_cluster import RayCluster
 from submitting import PLANTED, ROOT, VARIABLE, latentlake, places_of, start, watched_arguments, write_job, write_texts
 
@@ -34,7 +36,7 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def test_a_slot_is_submitted_to_two_nodes_and_run_once(cluster: RayCluster, tmp_path: Path, s3_endpoint: str):
-    """Its pool needs both nodes, which Ray must still find room for reading on; its model comes with it."""
+    """As the quickstart does. Its pool needs both nodes, which Ray must still find room for reading on; its model comes with it."""
     keys = {"aws_access_key_id": "env:AWS_ACCESS_KEY_ID", "aws_secret_access_key": f"env:{VARIABLE}"}
     client = boto3.client("s3", "us-east-1", endpoint_url=s3_endpoint, aws_access_key_id="a", aws_secret_access_key="b")
     for number in range(60):
@@ -49,21 +51,24 @@ def test_a_slot_is_submitted_to_two_nodes_and_run_once(cluster: RayCluster, tmp_
     )
     (tmp_path / "clean" / "models").mkdir()
     (tmp_path / "clean" / "models" / "words.txt").write_text("".join(f"word{n} {n} 1 0 1\n" for n in range(5)))
-    submit = (cluster, tmp_path / "clean", "submit", "job.yaml", "--slot", "2026-11-26")
+    lines = [shlex.split(line)[1:] for line in commands("docs/quickstart.md", "On a Ray cluster")]
     node = cluster.add_node()
     try:
         with watched_arguments() as seen:
-            detached = latentlake(*submit, "--detach")
-            assert detached.returncode == 0 and "job@2026-11-26@1: submitted" in detached.stderr, detached.stderr
-            followed = latentlake(*submit)
+            detached, listed, followed, told = (latentlake(cluster, tmp_path / "clean", *line) for line in lines)
     finally:
         node.kill()
+    assert detached.returncode == 0 and "job@2026-11-26@1: submitted" in detached.stderr, detached.stderr
+    assert "job@2026-11-26@1" in listed.stdout and "SUCCEEDED" in told.stdout, listed.stderr + told.stderr
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "nothing was submitted" in followed.stderr and "other files" not in followed.stderr
     assert "60 listed, 60 embedded" in followed.stdout and "nothing moved" not in followed.stdout
     assert lance.dataset(str(tmp_path / "shared" / "lake" / "t.lance")).count_rows() == 60
-    again = latentlake(*submit)
+    again = latentlake(cluster, tmp_path / "clean", *lines[2])
     assert (again.returncode, again.stdout) == (0, followed.stdout) and "SUCCEEDED already" in again.stderr
+    for line in commands("docs/clusters.md", "Submit a job")[2:]:
+        done = latentlake(cluster, tmp_path / "clean", *shlex.split(line)[1:])
+        assert done.returncode == 0, line + done.stderr
     for secret in (PLANTED, Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()):
         assert places_of(secret, cluster, seen) == []
 
@@ -86,7 +91,8 @@ def test_a_job_ends_with_its_own_exit_code(cluster: RayCluster, tmp_path: Path):
         table = {"uri": str(shared / "lake"), "name": name}
         write_job(tmp_path / name, shared, cluster, name=name, **{"table": table, **changes})
     expected = {"fails": (1, "SourceError: "), "refused": (3, "GateRefused: "), "wrong": (2, "ModelNotFound: ")}
-    running = {name: start(cluster, tmp_path / name, "submit", "job.yaml") for name in expected}
+    command = commands("docs/clusters.md", "Submit a job")[1].replace("http://HEAD:8265", cluster.dashboard)
+    running = {name: start(cluster, tmp_path / name, *shlex.split(command)[1:]) for name in expected}
     for name, (code, reason) in expected.items():
         out, err = running[name].communicate()
         assert (running[name].returncode, reason in out) == (code, True), out + err
@@ -101,9 +107,10 @@ def test_ray_s_own_tool_submits_it_too(cluster: RayCluster, tmp_path: Path):
         shutil.copytree(ROOT / package, tmp_path / "clean" / package, ignore=shutil.ignore_patterns("__pycache__"))
     hidden = (tmp_path / "clean" / "sitecustomize.py").read_text()
     (tmp_path / "clean" / "sitecustomize.py").write_text(hidden.replace('"py_modules"', '"working_dir"'))
-    submit = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", str(tmp_path / "clean"), "--"]
+    (tmp_path / "clean" / "token").symlink_to(cluster.environment["RAY_AUTH_TOKEN_PATH"])
+    lines = "\n".join(commands("docs/quickstart.md", "With Ray's own tool")).replace("HEAD:8265", cluster.dashboard[7:])
     try:
-        done = cluster.run(*submit, "python", "-m", "pipelines", "run", "job.yaml", timeout=600)
+        done = cluster.run("bash", "-ec", lines, cwd=tmp_path / "clean", timeout=600)
     except subprocess.TimeoutExpired as hung:
         pytest.fail(f"it hangs: {hung.stdout!r}")
     assert done.returncode == 0 and "60 listed, 60 embedded" in done.stdout, done.stdout
