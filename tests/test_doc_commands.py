@@ -87,6 +87,7 @@ NO_CLOUD = (
 NO_ENGINE = "There is no container engine here. The files are checked in tests/infra."
 NO_NETWORK = "It installs from a package index."
 LONG = "It is a test, or a measurement, of minutes to hours."
+SHARE = "It takes five minutes. tests/test_scaling_benchmark.py runs a hundredth of it."
 # Not run, and why.
 NOT_RUN = {
     "kubectl -n embeddings create secret generic s3-keys --from-env-file keys.env": NO_KUBERNETES,
@@ -120,6 +121,8 @@ NOT_RUN = {
     "make demo": LONG,
     "make faults": LONG,
     "make soak MINUTES=10 SEED=0": LONG,
+    "python benchmarks/scaling.py": SHARE,
+    "python benchmarks/scaling.py --gpu L4=300:0.8 H100=3000:7": SHARE,
     "make test": "It is what runs this.",
     "make test-airflow": LONG,
     "make test-airflow RUNS=20": LONG,
