@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipelines.state.ledger import CALIBRATED, WORK_FOLDER, record_run
 from pipelines.trial import run_sample
 
 FOLDER = "_calibration-"  # in the lake's area of work, with what is measured, for as long as that takes
+STALE = timedelta(days=2)  # after which nobody measures any more
 BATCH_SHARES = (0.5, 1.0, 2.0)  # of the batch size that the job has
 TIMED_S = 0.5  # for which each batch size is timed
 CPU_ROWS = 96  # of the sample, that a model on CPUs is timed on
@@ -70,8 +71,13 @@ def calibrate_job(
 
 @contextmanager
 def sample_place(spec: JobSpec) -> Iterator[Storage]:
-    """A folder in the lake for what is measured; it is taken away."""
-    place = spec.table.lake.child(WORK_FOLDER, FOLDER + new_run_id())
+    """A folder in the lake for what is measured; it is taken away, as are those that a killed process left."""
+    work = spec.table.lake.child(WORK_FOLDER)
+    place = work.child(FOLDER + new_run_id())
+    stale = f"{FOLDER}{datetime.now(UTC) - STALE:%Y%m%dT%H%M%S}"
+    for name in work.list_names():
+        if name.startswith(FOLDER) and name < stale:
+            work.remove(name)
     try:
         yield place
     finally:

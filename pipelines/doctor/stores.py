@@ -64,9 +64,11 @@ def check_credentials(subject: str, place: Storage) -> Iterator[Finding]:
     """How an object store is reached; nothing for a local disk. Raises what the look-up raises."""
     if scheme_of(place.uri) == "file":
         return
-    found = place.credentials
-    how = "by the store's own ways, or the options" if found is None else "found, and refreshed while a run lasts"
-    yield Finding(f"{subject}'s credentials", OK, how)
+    if place.credentials is not None:
+        yield Finding(f"{subject}'s credentials", OK, "found, and refreshed while a run lasts")
+        return
+    told = f"those of the options, or of the store's own ways, show only as they are used: see `{subject}`"
+    yield Finding(f"{subject}'s credentials", NOT_CHECKED, told)
 
 
 def check_room(lake: Storage) -> Iterator[Finding]:

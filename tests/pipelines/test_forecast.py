@@ -126,6 +126,7 @@ def test_a_plan_after_a_calibration_tells_what_a_run_will_take(tmp_path: Path):
     assert missing == {
         "missing": "no run of this table has measured anything. Measure it on a sample: latentlake calibrate JOB"
     }
+    lake_of(job).child(WORK_FOLDER, "_calibration-20250101T000000-abcdef").put("x", b"of a process that was killed")
     found = calibrate_job(parse_job(job), 20, runner="inline")
     assert {(one["threads"], one["batch_cost"]) for one in found["speeds"]} >= {(1, 512), (1, 1024), (1, 2048)}
     assert all(0 < one["rows_per_s"] <= 200 for one in found["speeds"])  # it sleeps for 5 ms a row

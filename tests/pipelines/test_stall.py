@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from clusters import Capacity, ClusterProfile, Node
 from operators.errors import ClusterError
 from pipelines.flow.runners import ray as embed
 from pipelines.flow.runners import stall
-from pipelines.flow.runners.stall import Stalled, Watch, at_work, watched
+from pipelines.flow.runners.stall import Overdue, Stalled, Watch, at_work, watched
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import JobSpec
 from pipelines.planning.plan import Plan
@@ -143,9 +144,20 @@ def test_a_pulse_that_does_not_answer_is_silent(clock: Clock):
         clock.advance(watch, 10)
 
 
+def test_shards_in_flight_that_are_overdue_are_not_waited_for(clock: Clock):
+    overdue = [False]
+    watch = Watch(clock.pulse, 10, lambda: overdue[0], shard_at=clock.now)
+    clock.advance(watch, 5)
+    overdue[0] = True
+    with pytest.raises(Overdue):
+        clock.advance(watch, 1)
+
+
 def test_ray_data_copies_its_settings_but_not_the_watch():
-    watch = Watch(None, 1)
+    watch = Watch(None, 1, lambda: True)
     assert copy.deepcopy({"watch": watch})["watch"] is watch
+    sent = pickle.loads(pickle.dumps(watch))
+    assert (sent.stall_s, sent.is_overdue()) == (1, False)
 
 
 def test_ray_data_still_has_what_the_watch_stands_on():
