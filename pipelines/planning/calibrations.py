@@ -31,6 +31,11 @@ class Calibration:
     seconds: Mapping[str, float]
     phases: Mapping[str, float]
 
+    def measured(self, column: str) -> Mapping[str, Any] | None:
+        """How fast the column's model was, and where; None where a service runs it, or nothing was embedded."""
+        found: Mapping[str, Any] | None = self.columns.get(column, {}).get("calibration")
+        return found
+
     @property
     def rows(self) -> int:
         """Rows that it stands on, of the column with the least."""
@@ -39,8 +44,11 @@ class Calibration:
     def fault(self, spec: JobSpec, pools: Sequence[Pool], accelerators: Sequence[str]) -> str | None:
         """Why it says nothing of this job on these pools; None: it does."""
         for embed, pool in zip(spec.embed, pools, strict=True):
-            measured = self.columns.get(embed.column, {}).get("calibration")
-            if measured is None or self.fingerprints.get(embed.column) != fingerprint_of_column(spec, embed):
+            measured, rows = self.measured(embed.column), self.stages.get("embed", {}).get(embed.column, {}).get("rows")
+            same = self.fingerprints.get(embed.column) == fingerprint_of_column(spec, embed)
+            if same and rows and not embed.config.calibrates:  # a service's model, which no device of ours runs
+                continue
+            if not same or measured is None:
                 return f"no run has measured '{embed.column}' as this job makes it"
             if measured["device"] != pool.device:
                 return (

@@ -76,10 +76,10 @@ def stream_pace(known: Calibration, work: Work) -> Pace:
     busy: dict[str, float] = {}
     on_cpus = read + write
     for pool in work.pools:
-        found = stages["embed"][pool.column]
+        found, measured = stages["embed"][pool.column], known.measured(pool.column)
         seconds = found["seconds"] - found["warm_s"]
-        if pool.device == "cpu":
-            seconds *= known.columns[pool.column]["calibration"]["threads"] / pool.threads
+        if pool.device == "cpu" and measured is not None:
+            seconds *= measured["threads"] / pool.threads
             on_cpus += seconds * pool.threads
         busy[pool.column] = seconds / (pool.max if overlaps else 1)
     at_once = stages["read"]["warm_s"] + stages["write"]["warm_s"]
@@ -94,9 +94,8 @@ def forecast_run(known: Calibration, work: Work) -> Forecast:
     """What a run takes that does this work, by what was measured."""
     low, expected, high = factors(known.stages["read"], work.objects, work.size)
     pace = stream_pace(known, work)
-    same = known.runner == work.runner and all(
-        known.columns[pool.column]["calibration"]["threads"] == pool.threads for pool in work.pools
-    )
+    threads = [(known.measured(pool.column), pool.threads) for pool in work.pools]
+    same = known.runner == work.runner and all(found is None or found["threads"] == asked for found, asked in threads)
     spread = SPREAD if same else FAR
     stream = [pace.growing * factor + pace.once for factor in (low, expected, high)]
     setup = known.seconds["setup"]
@@ -200,7 +199,13 @@ def stands_on(known: Calibration, work: Work, found: Forecast) -> list[str]:
         f"measured: {known.measured_at:%Y-%m-%d %H:%M} UTC, {what} of {read['objects']} objects, runner {known.runner} ({known.run_id})"
     ]
     for pool in work.pools:
-        measured = known.columns[pool.column]["calibration"]
+        measured, stage = known.measured(pool.column), known.stages["embed"][pool.column]
+        if measured is None:
+            rate = stage["rows"] / stage["seconds"] if stage["seconds"] else 0.0
+            told.append(
+                f"model '{pool.column}': a service, which made {rate:.1f} rows/s per actor; {pool.max} actors here"
+            )
+            continue
         actors = pool.max if work.runner == "ray" else 1
         told.append(
             f"model '{pool.column}': {measured['rows_per_s']:g} rows/s per actor on {place_of(measured)}; {actors} x {pool.threads} threads "

@@ -79,6 +79,15 @@ def test_the_models_of_gpus_leave_the_cpus_to_reading():
     assert found.stream_s[1] == pytest.approx(1000 / 4 + 15 / 10 + 6 / 4 + 3)
 
 
+def test_the_models_of_a_service_take_no_cpus_and_know_no_threads():
+    served = known(columns={"h": {"calibration": None}})
+    found = forecast_run(served, Work(1000, 0, 10, "ray", [replace(CPU, threads=7)], 1))
+    assert found.stream_s[1] == pytest.approx(max(1000 / 2, 10 * 15) + 15 / 10 + 3 + 3) and not found.far
+    spec = resolved({**JOB_OF_ONE_COLUMN})
+    served = known(columns={"h": {"calibration": None}}, fingerprints=fingerprints_of(spec))
+    assert served.fault(spec, [CPU], []) == "no run has measured 'h' as this job makes it"  # hashing is no service
+
+
 def test_bytes_and_objects_are_two_guesses():
     found = forecast_run(known("inline"), Work(1000, 20_000, 10, "inline", [replace(CPU, max=1)], 2))
     low, expected, high = found.stream_s
