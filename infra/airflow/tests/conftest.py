@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent.parent / "tests" / "clusters"))  # for `answering`
+TESTS = HERE.parent.parent.parent / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "clusters")]  # for `doc_commands`, and for `answering`
 # Before Airflow is imported: it reads, and writes, its home then.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="la", dir="/tmp")
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from airflow_maker import DAGS, AirflowHome
+from doc_commands import commands
 from latentlake_airflow.client.jobs import JobServer
 
 pytestmark = pytest.mark.skipif("RAY_JOBS_ADDRESS" not in os.environ, reason="no cluster: use `make test-airflow`")
@@ -49,7 +51,7 @@ def last_json(text: str) -> str:
 
 
 def test_the_nightly_run_a_backfill_and_upkeep(home: AirflowHome, server: JobServer):
-    told = home.run("dags", "test", "nightly_products")
+    told = run_the_quickstart(home)
     assert "'state': 'published'" in told or '"state": "published"' in told
     assert "state=success" in told
     for day in ("2026-11-25", "2026-11-26"):
@@ -62,6 +64,28 @@ def test_the_nightly_run_a_backfill_and_upkeep(home: AirflowHome, server: JobSer
     assert "state=success" in home.run("dags", "test", "weekly_upkeep")
     everything = told + again + json.dumps([vars(job) for job in server.list()], default=str)
     assert home.token not in everything and home.token not in stored(home)
+
+
+def run_the_quickstart(home: AirflowHome) -> str:
+    """The commands of the pages, with the address of this cluster; what they print. The connection is theirs."""
+    del home.environment["AIRFLOW_CONN_RAY_JOBS_DEFAULT"]
+    environment = {**home.environment, "AIRFLOW__CORE__TEST_CONNECTION": "Enabled", "RAY_AUTH_TOKEN": home.token}
+    added = [*commands("docs/airflow.md", "Connection"), "airflow connections delete ray_jobs_default"]
+    script = "\n".join([*added, *commands("docs/quickstart.md", "From Airflow")])
+    for name in ("http://HEAD:8265", "ray-head"):
+        script = script.replace(name, os.environ["RAY_JOBS_ADDRESS"])
+    done = subprocess.run(
+        ["bash", "-ec", script],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    connection = {"conn_type": "ray_jobs", "host": os.environ["RAY_JOBS_ADDRESS"], "password": home.token}
+    home.environment["AIRFLOW_CONN_RAY_JOBS_DEFAULT"] = json.dumps(connection)
+    return done.stdout
 
 
 def stored(home: AirflowHome) -> str:
