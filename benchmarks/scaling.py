@@ -1,8 +1,8 @@
 """What grows with the number of objects: the seconds, memory and files of a run, at three sizes each, and their slopes.
 
 Measured, each in a fresh process: listing (files, and rows of JSON lines), comparing a listing with a table (see
-`change_detection.py`), what a shard costs the driver (its memory, the commit, its record, its entry in the table's manifest),
-and building an index. Then a simulation of 10^8 to 10^10 objects, by straight lines through the measurements: it says where
+`change_detection.py`), shards (their time in one process, and their records), the one commit of all their fragments with the
+table's manifest, and building an index. Then a simulation of 10^8 to 10^10 objects, by straight lines through the measurements: it says where
 the time would go and what would break, and is no measurement. GPUs are the reader's: `--gpu NAME=ROWS_PER_S:PRICE`.
 """
 
@@ -39,12 +39,12 @@ from pipelines.progress import COMMITTING, Event
 DIMENSION = 384
 SHARD_OBJECTS = 5  # small shards, so that there are many of few objects
 FAR = (10**8, 10**9, 10**10)
-# By name: sizes, and the quantities that are drawn as lines. `shards:` and `rows:` say what a line is by; else it is objects.
 SIZES = {
     "files": (10_000, 20_000, 40_000),
     "lines": (100_000, 300_000, 1_000_000),
     "comparing": (300_000, 1_000_000, 3_000_000),
     "shards": (100, 400, 1_600),
+    "commit": (10_000, 30_000, 100_000),
     "index": (100_000, 200_000, 400_000),
 }
 
@@ -94,24 +94,43 @@ def list_source(folder: Path) -> dict[str, float]:
 def run_shards(folder: Path) -> dict[str, float]:
     """A whole run of many shards without Ray: this process is its driver, and a child embeds."""
     found: dict[str, float] = {}
-    before = peak_mb()
 
     def look(event: Event) -> None:
-        if event.phase == COMMITTING and "records_mb" not in found:  # they are removed as the run ends
+        if event.phase == COMMITTING and not found:  # records are removed as the run ends
             records = list((folder / "lake" / "_latentlake").rglob("shards/*.json"))
-            found["records_mb"] = sum(path.stat().st_size for path in records) / 1e6
+            found["files_mb"] = sum(path.stat().st_size for path in records) / 1e6
 
     report = run_job(job_of(folder), runner="inline", progress=look)
-    manifests = (folder / "lake" / "t.lance" / "_versions").iterdir()
+    return {"seconds": report["seconds"]["stream"]} | found
+
+
+def make_fragments(folder: Path, count: int) -> None:
+    """The descriptions of so many fragments, as shards' records hold them. A commit looks at no file of theirs."""
+    rows = pa.table({"id": ["a"], "v": pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 8, pa.float32()), 8)})
+    (one,) = lance.fragment.write_fragments(rows, str(folder / "t.lance"))
+    described = json.dumps(one.to_json())
+    path = one.files[0].path
+    lines = (described.replace(path, f"{number:0{len(path) - 6}}.lance") for number in range(count))
+    (folder / "fragments").write_text("\n".join(lines))
+    (folder / "schema").write_bytes(rows.schema.serialize().to_pybytes())
+
+
+def commit_fragments(folder: Path) -> dict[str, float]:
+    """One commit of them, as `pipelines/publish/commit.py` makes it; then the table is opened, as readers do."""
+    before, schema = peak_mb(), pa.ipc.read_schema(pa.BufferReader((folder / "schema").read_bytes()))
+    described = (folder / "fragments").read_text().splitlines()
     began = time.perf_counter()
-    opened = lance.dataset(str(folder / "lake" / "t.lance"))
-    assert len(opened.get_fragments()) == report["shards"]
-    return found | {
-        "driver_mb": peak_mb() - before,
-        "worker_s": report["seconds"]["stream"],
-        "commit_s": report["phases"]["committing"],
-        "manifest_mb": max(path.stat().st_size for path in manifests) / 1e6,
-        "open_s": time.perf_counter() - began,
+    fragments = [lance.FragmentMetadata.from_json(text) for text in described]
+    operation = lance.LanceOperation.Overwrite(schema, fragments)
+    lance.LanceDataset.commit(str(folder / "t.lance"), lance.Transaction(0, operation), max_retries=0)
+    seconds, manifests = time.perf_counter() - began, (folder / "t.lance" / "_versions").iterdir()
+    began = time.perf_counter()
+    lance.dataset(str(folder / "t.lance"))
+    return {
+        "seconds": seconds,
+        "memory_mb": peak_mb() - before,
+        "files_mb": max(path.stat().st_size for path in manifests) / 1e6,
+        "opening_s": time.perf_counter() - began,
     }
 
 
@@ -140,6 +159,7 @@ KINDS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], dict[str, f
     "files": (make_files, list_source),
     "lines": (make_lines, list_source),
     "shards": (lambda folder, shards: make_lines(folder, shards * SHARD_OBJECTS), run_shards),
+    "commit": (make_fragments, commit_fragments),
     "index": (make_vectors_table, build),
 }
 
@@ -169,7 +189,7 @@ def lines_of(figures: dict[str, dict[int, dict[str, float]]]) -> dict[str, Line]
     """The line of each quantity, by its name: `files seconds`, `shards: driver_mb`."""
     lines = {}
     for kind, by_size in figures.items():
-        prefix = {"shards": "shards: ", "index": "rows: index "}.get(kind, f"{kind} ")
+        prefix = {"shards": "shards: ", "commit": "shards: commit ", "index": "rows: index "}.get(kind, f"{kind} ")
         for quantity in next(iter(by_size.values())):
             values = [found[quantity] for found in by_size.values()]
             lines[f"{prefix}{quantity}"] = Line.through(list(by_size), values)

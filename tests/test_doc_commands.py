@@ -133,6 +133,12 @@ def lines_here(page: str, section: str) -> list[str]:
     return [command for command in commands(page, section) if command not in NOT_RUN]
 
 
+ALL_OF_EACH = {command for place in EACH for command in lines_here(*place)}
+COMMANDS_ON_A_LAKE = sorted(command for command in ALL_OF_EACH if LAKE in command)
+# The pages' job.yaml and docs.yaml are one job here.
+COMMANDS_ON_A_JOB = sorted({line.replace("docs.yaml", "job.yaml") for line in ALL_OF_EACH if LAKE not in line})
+
+
 def test_every_command_is_run_or_has_a_reason():
     sections = {(block.page, block.section): block.commands for block in shell_blocks()}
     run = {*IN_ORDER, *EACH, *MANIFESTS, *ELSEWHERE}
@@ -274,14 +280,14 @@ def test_procedures(place: tuple[str, str], folder: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", sorted({line for place in EACH for line in lines_here(*place) if LAKE in line}))
+@pytest.mark.parametrize("command", COMMANDS_ON_A_LAKE)
 def test_commands_on_a_lake(command: str, folder: Path, bucket: Bucket):
     bucket.restore()
     run_here(command, folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", sorted({line for place in EACH for line in lines_here(*place) if LAKE not in line}))
+@pytest.mark.parametrize("command", COMMANDS_ON_A_JOB)
 def test_commands_on_a_job(command: str, folder: Path):
     run_here(command, folder)
 
