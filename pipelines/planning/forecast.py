@@ -32,6 +32,7 @@ class Work:
     runner: str
     pools: Sequence[Pool]
     cpus: int
+    mixed: bool = False  # actors of a pool run on several kinds of GPU, of which one was measured
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def forecast_run(known: Calibration, work: Work) -> Forecast:
     low, expected, high = factors(known.stages["read"], work.objects, work.size)
     pace = stream_pace(known, work)
     threads = [(known.measured(pool.column), pool.threads) for pool in work.pools]
-    same = known.runner == work.runner and all(found is None or found["threads"] == asked for found, asked in threads)
+    same = known.runner == work.runner and not work.mixed
+    same &= all(found is None or found["threads"] == asked for found, asked in threads)
     spread = SPREAD if same else FAR
     stream = [pace.growing * factor + pace.once for factor in (low, expected, high)]
     setup = known.seconds["setup"]
@@ -131,7 +133,15 @@ def describe_forecast(plan: Plan) -> dict[str, Any]:
         told = f"{why}. Measure it on a sample: latentlake calibrate JOB{remote(plan.profile)}"
         return {"machines": machines, "forecast": {"missing": told}}
     changes = plan.changes
-    work = Work(changes.work, changes.work_bytes, len(plan.shards), plan.runner.name, pools, plan.capacity.cpus)
+    work = Work(
+        objects=changes.work,
+        size=changes.work_bytes,
+        shards=len(plan.shards),
+        runner=plan.runner.name,
+        pools=pools,
+        cpus=plan.capacity.cpus,
+        mixed=len(accelerators) > 1,
+    )
     found = forecast_run(known, work)
     low, expected, high = found.stream_s
     rates = [found.rows / seconds if seconds else 0.0 for seconds in (high, expected, low)]
@@ -217,5 +227,5 @@ def stands_on(known: Calibration, work: Work, found: Forecast) -> list[str]:
         )
     told.append(f"start: {found.start_s[1]:.1f} s; commit and index: {found.finish_s:.1f} s, as measured")
     if found.far:
-        told.append("the runner or the threads were others than planned, so that the range is wide")
+        told.append("the runner, the threads or some GPUs are others than were measured, so that the range is wide")
     return told

@@ -98,6 +98,7 @@ def test_bytes_and_objects_are_two_guesses():
 def test_another_runner_or_other_threads_make_the_range_wide():
     other = forecast_run(known("inline"), Work(100, 0, 10, "ray", [CPU], 100))
     assert other.far and other.start_s == (20, 20 + RAY_START_S, 20 + 2 * RAY_START_S)
+    assert forecast_run(known(measured=L4), Work(100, 0, 10, "ray", [GPU], 100, mixed=True)).far
     threads = forecast_run(known(), Work(100, 0, 10, "ray", [replace(CPU, threads=2)], 100))
     assert threads.stream_s[1] < forecast_run(known(), Work(100, 0, 10, "ray", [CPU], 100)).stream_s[1]
     assert threads.stream_s[2] == pytest.approx(threads.stream_s[1] * FAR)
