@@ -217,6 +217,8 @@ def test_newer_and_larger_calibrations_are_preferred():
     assert best_calibration([small, inline, large], spec, [CPU], "ray", [])[0] is large
     assert best_calibration([small, inline], spec, [CPU], "ray", [])[0] is small
     assert best_calibration([inline], spec, [CPU], "ray", [])[0] is inline
+    earlier = known(stages={}, **at)  # by a release that did not keep them
+    assert earlier.fault(spec, [CPU], []) == "the run that measured the models did not measure the stages"
     assert best_calibration([], spec, [CPU], "ray", []) == (None, "no run of this table has measured anything")
 
 
