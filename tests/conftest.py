@@ -77,17 +77,14 @@ def ray_session() -> Iterator[None]:
 def s3_endpoint() -> Iterator[str]:
     """Address of an S3 server on loopback, with a bucket `lake` and a bucket `objects`."""
     import boto3
-    from moto.server import ThreadedMotoServer
+    from s3_server import s3_server
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b")
-    for bucket in ("lake", "objects"):
-        client.create_bucket(Bucket=bucket)
-    yield endpoint
-    server.stop()
+    with s3_server() as endpoint:
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        client = boto3.client("s3", "us-east-1", endpoint_url=endpoint, **keys)
+        for bucket in ("lake", "objects"):
+            client.create_bucket(Bucket=bucket)
+        yield endpoint
 
 
 @pytest.fixture
