@@ -6,10 +6,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import httpx
 import lance
 import pytest
 from doc_commands import commands
@@ -132,3 +134,23 @@ def run_notebook(folder: Path, *cells: str) -> list[dict[str, str]]:
     resources = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
     return [output["data"] for cell in notebook.cells for output in cell.outputs if "data" in output]
+
+
+def test_what_is_open_without_the_token(cluster: RayCluster):
+    """As docs/security.md says."""
+    (metrics,) = (
+        option.partition("=")[2]
+        for option in cluster.nodes[0].process.args
+        if option.startswith("--metrics-export-port=")
+    )
+    closed = ("/api/version", "/api/jobs/", "/nodes?view=summary", "/api/v0/tasks", "/logical/actors")
+    asked = {path: httpx.get(cluster.dashboard + path, timeout=60).status_code for path in (*closed, "/")}
+    assert asked == {**dict.fromkeys(closed, 401), "/": 200}
+    until = time.monotonic() + 60
+    while True:
+        try:
+            assert httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=60).status_code == 200
+            break
+        except httpx.ConnectError:  # the node's agent is about to start
+            assert time.monotonic() < until
+            time.sleep(1)
