@@ -87,7 +87,7 @@ NO_CLOUD = (
 NO_ENGINE = "There is no container engine here. The files are checked in tests/infra."
 NO_NETWORK = "It installs from a package index."
 LONG = "It is a test, or a measurement, of minutes to hours."
-SHARE = "It takes five minutes. tests/test_scaling_benchmark.py runs a hundredth of it."
+SHARE = "It takes minutes. tests/test_scaling_benchmark.py runs a hundredth of it."
 # Not run, and why.
 NOT_RUN = {
     "kubectl -n embeddings create secret generic s3-keys --from-env-file keys.env": NO_KUBERNETES,
