@@ -179,8 +179,7 @@ def test_a_stranger_writes(
 def test_a_writer_stalls(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     world = worlds.get(pruning_run)
     job = world.new_job(tmp_path)
-    holds_cpus = moment in ("shards-3", "counted")  # which the other needs
-    first = Driver(tmp_path, job, "--moment", moment, "--stall", "--ttl", str(TTL_S), shared_ray=not holds_cpus)
+    first = Driver(tmp_path, job, "--moment", moment, "--stall", "--ttl", str(TTL_S))
     wait_until_stopped(first)
     Driver(tmp_path, job, "--ttl", str(TTL_S), "--wait", shared_ray=True).succeed()
     assert world.clean is not None
@@ -197,7 +196,7 @@ def test_a_writer_stalls(worlds: Worlds, tmp_path: Path, moment: str) -> None:
 def test_a_writer_stalls_as_it_moves_the_tag(worlds: Worlds, tmp_path: Path) -> None:
     world = worlds.get(pruning_run)
     job = world.new_job(tmp_path)
-    first = Driver(tmp_path, job, "--moment", "in-tag", "--stall", "--ttl", str(TTL_S), shared_ray=True)
+    first = Driver(tmp_path, job, "--moment", "in-tag", "--stall", "--ttl", str(TTL_S))
     wait_until_stopped(first)
     Driver(tmp_path, job, "--ttl", str(TTL_S), "--wait", shared_ray=True).succeed()
     later = {**job, "embed": [*job["embed"], OTHER]}
