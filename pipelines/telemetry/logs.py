@@ -16,6 +16,7 @@ from typing import Any, Literal, TextIO
 
 LogFormat = Literal["text", "json"]
 
+HELD = 1000  # records that wait to travel; the oldest go
 TEXT = "%(levelname)s %(name)s: %(message)s"
 OURS = ("pipelines", "latentlake", "operators", "clusters")  # loggers whose events are told in JSON, below warnings too
 PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
@@ -93,7 +94,7 @@ class WorkerLogs:
     @contextmanager
     def collected(self) -> Iterator[deque[logging.LogRecord]]:
         """Log also into what is yielded: records that can travel to the driver, and be logged there."""
-        records: deque[logging.LogRecord] = deque()
+        records: deque[logging.LogRecord] = deque(maxlen=HELD)
         collector, root = Collector(records), logging.getLogger()
         configure("json" if self.json else "text")
         root.addHandler(collector)
@@ -111,9 +112,10 @@ class Collector(QueueHandler):
         super().__init__(records)  # type: ignore[arg-type]  # `enqueue` alone would use it as a queue
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record as text and plain values."""
+        """The record as text and plain values, whatever a library has put into it."""
         ready: logging.LogRecord = super().prepare(record)
-        vars(ready).update(ABOUT.get())
+        told = {name: value for name, value in vars(ready).items() if name not in PLAIN}
+        vars(ready).update(json.loads(json.dumps({**told, **ABOUT.get()}, default=str)))
         return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:

@@ -87,7 +87,9 @@ def test_what_is_collected_can_travel_and_is_told_again(capsys: pytest.CaptureFi
     logging.getLogger().handlers.clear()
     logs = WorkerLogs(json=True, facts={"run_id": "r"})
     with logs.collected() as records, about(shard=7):
-        logging.getLogger("pipelines.flow").warning("of %s", threading.Lock(), extra={"event": "x"})
+        logging.getLogger("pipelines.flow").warning(
+            "of %s", threading.Lock(), extra={"event": "x", "odd": threading.Lock()}
+        )
     capsys.readouterr()
     (travelled,) = pickle.loads(pickle.dumps(records))
     logging.getLogger(travelled.name).handle(travelled)
