@@ -110,8 +110,15 @@ def test_what_is_copied_builds_the_wheel(file: str, project: str, inside: tuple[
     assert all(any(name.startswith(folder) for name in names) for folder in inside)
 
 
-def test_the_compose_file_follows_its_schema():
-    tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml"))
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_files_follow_their_schema(name: str):
+    tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / name))
+
+
+def test_workers_on_gpus_are_those_of_the_compose_file(compose: dict[str, Any]):
+    (name, worker), *others = yaml.safe_load((INFRA / "compose.gpu.yaml").read_text())["services"].items()
+    assert not others and worker["image"] == f"{compose['services'][name]['image']}-gpu"
+    assert f" AS {worker['build']['target']}\n" in (INFRA / "Dockerfile").read_text()
 
 
 def test_compose_opens_its_ports_on_this_machine_alone(compose: dict[str, Any]):
