@@ -7,17 +7,22 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from job_maker import HASHING, make_job, open_table, run
+from ray.exceptions import RaySystemError
 
 from pipelines.flow.facts import fill_of
+from pipelines.flow.runners import pools
 from pipelines.flow.runners import ray as ray_runner
+from pipelines.flow.runners.pools import PoolGauges
+from pipelines.planning.pools import Pool
 from pipelines.telemetry import metrics
 from pipelines.telemetry.logs import WorkerLogs
 from pipelines.telemetry.metrics import METRICS, Meter
@@ -162,3 +167,46 @@ def test_names_and_labels_are_few():
         assert (metric.kind == "counter") == metric.name.endswith("_total")
         assert metric.labels[0] == "table" and len(metric.labels) <= 3
         assert json.dumps(metric.meaning).isascii()
+
+
+class Heard(Meter):
+    """A meter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("t")
+        self.told: list[tuple[str, float]] = []
+
+    def _record(self, metric: metrics.Metric, value: float, labels: Mapping[str, str]) -> None:
+        self.told.append((metric.name, value))
+
+
+class Unlike:
+    """A Ray Data whose insides have other names."""
+
+
+def test_metrics_of_pools_never_end_an_execution(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr(pools, "ray", SimpleNamespace(nodes=lambda: [{"Alive": True}, {"Alive": False}]))
+    monkeypatch.setattr(pools, "LOOK_S", 0.0)
+    gauges = PoolGauges([Pool("h", 1, 1, 2, 1.0, 0.0, 1, "cpu")], Heard(), looked_at=time.monotonic() - 10)
+    info = SimpleNamespace(running=2)
+    operator = SimpleNamespace(get_autoscaling_actor_pools=lambda: [1], get_actor_info=lambda: info)
+    source = SimpleNamespace(get_autoscaling_actor_pools=list)
+    waiting = SimpleNamespace(total_enqueued_input_blocks=lambda: 3)
+    topology = [(source, None), (operator, waiting)]
+    executor = SimpleNamespace(_topology=SimpleNamespace(items=lambda: topology))
+    gauges.on_execution_step(executor)
+    assert gauges.meter.told[:2] == [("latentlake_actors", 2), ("latentlake_queue_shards", 3)]
+    name, seconds = gauges.meter.told[2]
+    assert name == "latentlake_machine_seconds_total" and seconds == pytest.approx(10, abs=1)
+
+    def silent() -> list[dict[str, bool]]:
+        raise RaySystemError("the head does not answer")
+
+    monkeypatch.setattr(pools.ray, "nodes", silent)
+    gauges.on_execution_step(executor)
+    monkeypatch.setattr(pools.ray, "nodes", list)
+    gauges.on_execution_step(Unlike())
+    assert "no metrics of actors and queues" in caplog.text
+    told = len(gauges.meter.told)
+    gauges.on_execution_step(executor)
+    assert len(gauges.meter.told) == told, "it has given up"

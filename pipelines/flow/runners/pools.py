@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from operators.batch import describe
 from pipelines.planning.pools import Pool
@@ -45,6 +46,8 @@ class PoolGauges:
         self.due_at = time.monotonic() + LOOK_S
         try:
             self.look(executor)
+        except RayError as failure:  # the head does not answer: that is not for metrics to decide about
+            log.info("no metrics of actors and queues this time: %s", describe(failure))
         except AttributeError as failure:  # Ray Data's insides, which it may name otherwise one day
             self.due_at = float("inf")
             log.warning("this Ray does not tell of its pools: no metrics of actors and queues: %s", describe(failure))
