@@ -85,7 +85,7 @@ MACHINE_SECONDS = Metric(
     "counter",
     "seconds",
     ("table",),
-    "Seconds of the cluster's living nodes while the run was connected to it.",
+    "Seconds of the cluster's living nodes while shards were worked on.",
 )
 RUNS = Metric("latentlake_runs_total", "counter", "runs", ("table", "state"), "Runs that ended, by their state.")
 
