@@ -87,6 +87,13 @@ MACHINE_SECONDS = Metric(
     ("table",),
     "Seconds of the cluster's living nodes while shards were worked on.",
 )
+COST = Metric(
+    "latentlake_cost_total",
+    "counter",
+    "currency of the profile",
+    ("table",),
+    "Cost of the living machines while shards were worked on, where the cluster profile states all prices.",
+)
 RUNS = Metric("latentlake_runs_total", "counter", "runs", ("table", "state"), "Runs that ended, by their state.")
 
 METRICS = (
@@ -106,6 +113,7 @@ METRICS = (
     PROGRESS,
     LEASE,
     MACHINE_SECONDS,
+    COST,
     RUNS,
 )
 

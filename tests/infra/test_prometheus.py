@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "pipelines"))
 from job_maker import make_job, run, write_texts
 from ray_cluster import free_ports
 
+from clusters import ClusterProfile
+
 INFRA = Path(__file__).parent.parent.parent / "infra" / "observability"
 WAIT_S = 60
 
@@ -89,7 +91,7 @@ def test_the_dashboard_shows_a_run_and_the_rules_work(prometheus: httpx.Client, 
     embed = {"column": "h", "family": "hashing", "dim": 16, "delay_ms": 100, "pool": {"min": 1, "max": 1}}
     job = make_job(tmp_path, source, [embed], table={"name": "seen"}, shard={"max_objects": 10})
     began = time.time()
-    run({**job, "gates": {"max_reject_rate": 0.5}}, runner="ray")
+    run({**job, "gates": {"max_reject_rate": 0.5}}, profile=ClusterProfile(price_per_hour=1), runner="ray")
     until = time.monotonic() + WAIT_S
     while True:
         window = {"start": began, "end": time.time(), "step": "1s"}

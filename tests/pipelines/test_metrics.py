@@ -18,6 +18,7 @@ import pytest
 from job_maker import HASHING, make_job, open_table, run
 from ray.exceptions import RaySystemError
 
+from clusters import Capacity, ClusterProfile, Node
 from pipelines.flow.facts import fill_of
 from pipelines.flow.runners import pools
 from pipelines.flow.runners import ray as ray_runner
@@ -100,7 +101,7 @@ def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path, monkeypatch: pyt
     )
     wanted = {f"ray_{metric.name}" for metric in METRICS}
     with Scrapes() as scrapes:
-        report = run(job, runner="ray")
+        report = run(job, profile=ClusterProfile(price_per_hour=3.6), runner="ray")
         until = time.monotonic() + SCRAPES_S
         while not wanted <= scrapes.names and time.monotonic() < until:
             time.sleep(0.5)
@@ -121,7 +122,8 @@ def test_prometheus_finds_every_metric_of_a_run(tmp_path: Path, monkeypatch: pyt
     assert scrapes.value("ray_latentlake_phase", table=TABLE, phase="embedding") == 1
     assert scrapes.value("ray_latentlake_runs_total", table=TABLE, state="published") == 1
     assert 0 < scrapes.value("ray_latentlake_batch_fill_ratio", **of) <= 1
-    assert scrapes.value("ray_latentlake_machine_seconds_total", table=TABLE) > 0
+    seconds = scrapes.value("ray_latentlake_machine_seconds_total", table=TABLE)
+    assert scrapes.value("ray_latentlake_cost_total", table=TABLE) == pytest.approx(seconds * 3.6 / 3600)
     assert {label for key in scrapes.largest for label, _ in key[1]} == {
         "table",
         "column",
@@ -187,17 +189,24 @@ class Unlike:
 def test_metrics_of_pools_never_end_an_execution(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(pools, "ray", SimpleNamespace(nodes=lambda: [{"Alive": True}, {"Alive": False}]))
     monkeypatch.setattr(pools, "LOOK_S", 0.0)
-    gauges = PoolGauges([Pool("h", 1, 1, 2, 1.0, 0.0, 1, "cpu")], Heard(), looked_at=time.monotonic() - 10)
+    gauges = PoolGauges(
+        [Pool("h", 1, 1, 2, 1.0, 0.0, 1, "cpu")],
+        Heard(),
+        ClusterProfile(price_per_hour=36),
+        looked_at=time.monotonic() - 10,
+    )
     info = SimpleNamespace(running=2)
     operator = SimpleNamespace(get_autoscaling_actor_pools=lambda: [1], get_actor_info=lambda: info)
     source = SimpleNamespace(get_autoscaling_actor_pools=list)
     waiting = SimpleNamespace(total_enqueued_input_blocks=lambda: 3)
+    monkeypatch.setattr(pools, "living_capacity", lambda: Capacity((Node(4), Node(8))))
     topology = [(source, None), (operator, waiting)]
     executor = SimpleNamespace(_topology=SimpleNamespace(items=lambda: topology))
     gauges.on_execution_step(executor)
     assert gauges.meter.told[:2] == [("latentlake_actors", 2), ("latentlake_queue_shards", 3)]
-    name, seconds = gauges.meter.told[2]
+    (name, seconds), (other, cost) = gauges.meter.told[2:]
     assert name == "latentlake_machine_seconds_total" and seconds == pytest.approx(10, abs=1)
+    assert other == "latentlake_cost_total" and cost == pytest.approx(seconds / 3600 * 2 * 36)  # of two nodes
 
     def silent() -> list[dict[str, bool]]:
         raise RaySystemError("the head does not answer")

@@ -11,8 +11,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from clusters import ClusterProfile
+from clusters.prices import HOUR_S, price_now, priced_machines, without_price
 from operators.batch import describe
 from pipelines.planning.pools import Pool
+from pipelines.ray_connection import living_capacity
 from pipelines.telemetry import metrics
 from pipelines.telemetry.metrics import Meter
 
@@ -27,6 +30,7 @@ class PoolGauges:
 
     pools: Sequence[Pool]  # in the order of the flow
     meter: Meter
+    profile: ClusterProfile
     looked_at: float = field(default_factory=time.monotonic)
     due_at: float = 0.0
 
@@ -53,16 +57,18 @@ class PoolGauges:
             log.warning("this Ray does not tell of its pools: no metrics of actors and queues: %s", describe(failure))
 
     def look(self, executor: Any) -> None:
-        """Actors and queues of the pools, and the time of the machines since the last look."""
+        """Actors and queues of the pools, and the time and cost of the machines since the last look."""
         states = [(op, state) for op, state in executor._topology.items() if op.get_autoscaling_actor_pools()]
         for pool, (operator, state) in zip(self.pools, states, strict=False):
             labels = {"column": pool.column}
             self.meter.set(metrics.ACTORS, operator.get_actor_info().running, labels)
             self.meter.set(metrics.QUEUED, state.total_enqueued_input_blocks(), labels)
         now = time.monotonic()
+        seconds, self.looked_at = now - self.looked_at, now
         machines = sum(node["Alive"] for node in ray.nodes())
-        self.meter.add(metrics.MACHINE_SECONDS, (now - self.looked_at) * machines)
-        self.looked_at = now
+        self.meter.add(metrics.MACHINE_SECONDS, seconds * machines)
+        if not without_price(priced_machines(self.profile)):
+            self.meter.add(metrics.COST, seconds / HOUR_S * price_now(self.profile, living_capacity().nodes))
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """No actor is left."""

@@ -168,7 +168,7 @@ def run_flow(
         pulse = start_pulse()
         watch = Watch(pulse, plan.profile.stall_s, lambda: plan.budget_meter is not None and plan.budget_meter.overdue)
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
-        gauges = PoolGauges(pools, Meter(plan.spec.table.name))
+        gauges = PoolGauges(pools, Meter(plan.spec.table.name), plan.profile)
         context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
         host = RayHost(pulse, WorkerLogs())
         stages = make_stages(plan, version, shards, attempt, pools, host, sampled)
