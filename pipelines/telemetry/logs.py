@@ -23,6 +23,11 @@ PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"mes
 ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 (never changed in place)
 
 
+def extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record's `extra` has; not what a library, such as Ray, adds to every record for itself."""
+    return {name: value for name, value in vars(record).items() if name not in PLAIN and not name.startswith("_")}
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one JSON object: time, level, logger, event, message, what it is about, and its `extra`."""
 
@@ -36,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "log"),
             "message": message,
             **ABOUT.get(),
-            **{name: value for name, value in vars(record).items() if name not in PLAIN},
+            **extra_of(record),
         }
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
@@ -114,8 +119,7 @@ class Collector(QueueHandler):
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """The record as text and plain values, whatever a library has put into it."""
         ready: logging.LogRecord = super().prepare(record)
-        told = {name: value for name, value in vars(ready).items() if name not in PLAIN}
-        vars(ready).update(json.loads(json.dumps({**told, **ABOUT.get()}, default=str)))
+        vars(ready).update(json.loads(json.dumps({**extra_of(ready), **ABOUT.get()}, default=str)))
         return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:
