@@ -1,6 +1,6 @@
 """Plan against fact: what `latentlake plan` says after `latentlake calibrate`, and what the run then takes, on three jobs.
 
-    python benchmarks/forecast.py [--texts 3000] [--sample 300] [--rounds 1] [--jobs NAME ...] [--json FILE]
+    python benchmarks/forecast.py [--texts 3000] [--sample 1000] [--rounds 1] [--jobs NAME ...] [--json FILE]
 
 Each job has a lake of its own in each round. Prints the seconds of the whole run and the rows per second, as planned, as they
 were, and the ratio of the two, and the versions. Exit code 1 if a ratio is further than 20 % from 1. Needs an idle machine.
@@ -80,7 +80,7 @@ def main() -> int:
     """Measure the jobs, one after another; 1 where one is not as it was planned."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=3000)
-    parser.add_argument("--sample", type=int, default=300)
+    parser.add_argument("--sample", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--json", type=Path)

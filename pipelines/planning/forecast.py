@@ -54,10 +54,13 @@ class Forecast:
 
 
 def factors(read: Mapping[str, Any], objects: int, size: int) -> Span:
-    """How many times as much as was read a run reads: by its objects, and by their bytes where both are known."""
+    """How many times as much as was read a run reads: by its objects, and by their bytes where both are known.
+
+    By objects is what is expected: a listing may count bytes of a row that are not of its content.
+    """
     by_objects = objects / read["objects"]
     by_bytes = size / read["bytes"] if size and read["bytes"] else by_objects
-    return min(by_objects, by_bytes), (by_objects + by_bytes) / 2, max(by_objects, by_bytes)
+    return min(by_objects, by_bytes), by_objects, max(by_objects, by_bytes)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_bytes_and_objects_are_two_guesses():
     found = forecast_run(known("inline"), Work(1000, 20_000, 10, "inline", [replace(CPU, max=1)], 2))
     low, expected, high = found.stream_s
     assert low == pytest.approx((115 * 10 + 9) / SPREAD) and high == pytest.approx((115 * 20 + 9) * SPREAD)
-    assert expected == pytest.approx(115 * 15 + 9)
+    assert expected == pytest.approx(115 * 10 + 9)
 
 
 def test_another_runner_or_other_threads_make_the_range_wide():
