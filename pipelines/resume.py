@@ -72,13 +72,13 @@ def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, 
             clear_folder(manifest.place(lake))
         elif not manifest.is_of_this_release:
             yield manifest, "it was started by a release that hashes objects differently"
-        elif not can_go_on(manifest, table) or overtaken(manifest, lake, table):
+        elif not can_resume(manifest, table) or overtaken(manifest, lake, table):
             yield manifest, "the table has changed since"
         else:
             yield manifest, None
 
 
-def can_go_on(manifest: Manifest, table: Any) -> bool:
+def can_resume(manifest: Manifest, table: Any) -> bool:
     """Whether a run's finished shards still fit the table: it committed them already, or nobody changed the table since."""
     from pipelines.publish.commit import find_commit
 

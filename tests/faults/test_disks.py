@@ -74,7 +74,7 @@ def check_failed(job: dict[str, Any], reason: str, progress: Any = None) -> None
     assert after.rows.equals(before.rows)
 
 
-def check_mended(world: World, clean: World, folder: Path) -> None:
+def check_repaired(world: World, clean: World, folder: Path) -> None:
     """The job finishes, and makes what a clean run makes."""
     run_job(parse_job(world.job(folder)), wait=True)  # a lease that could not be given back runs out
     run(clean.job(folder / "clean"))
@@ -106,7 +106,7 @@ def test_the_disk_is_full(tmp_path: Path, mounted: Callable[..., None], moment: 
         fill(lake, leave[moment])
     check_failed(job, FULL, progress)
     (lake / "filler").unlink()
-    check_mended(world, clean, tmp_path)
+    check_repaired(world, clean, tmp_path)
 
 
 @pytest.mark.fault("the table on a read-only disk", "an error that says so; readable; the next run finishes")
@@ -119,4 +119,4 @@ def test_the_disk_is_read_only(tmp_path: Path, mounted: Callable[..., None]) -> 
     mounted("-o", "remount,bind,ro")
     check_failed(job, READ_ONLY)
     mounted("-o", "remount,bind,rw")
-    check_mended(world, clean, tmp_path)
+    check_repaired(world, clean, tmp_path)

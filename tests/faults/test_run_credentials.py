@@ -144,5 +144,5 @@ def test_workers_find_their_own(
     check_accounting(report)
     assert report["counts"]["embedded"] == len(TEXTS) and report["counts"]["rejected"] == 0
     assert set(aws.used) == {"role", "instance"} and not aws.refused, (aws.used, aws.refused)
-    assert min(aws.issued["role"], aws.issued["instance"]) >= 4, aws.issued  # of the driver and its workers, and anew
+    assert min(aws.issued["role"], aws.issued["instance"]) >= 4, aws.issued  # of the driver and its workers, and again
     assert places_of_secrets(client, prefix, aws, driver.log.encode(), str(report).encode()) == []

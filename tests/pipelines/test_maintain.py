@@ -18,7 +18,7 @@ from run_maker import Here, cut_short, held, lake_of, work_folder
 
 from latentlake.indexes import describe_indexes
 from operators.errors import AccountingError, NotFound, WriterConflict
-from pipelines.resume import can_go_on
+from pipelines.resume import can_resume
 from pipelines.state.ledger import open_dataset, read_runs
 from pipelines.state.manifest import described_runs, settle_maintenance, unfinished_runs, write_manifest
 from pipelines.upkeep import maintain as module
@@ -239,7 +239,7 @@ def test_a_run_that_was_cut_short_resumes_after_upkeep(tmp_path: Path):
     assert report["fragments"] < report["fragments_before"]
     (manifest,) = unfinished_runs(lake_of(job), "t")
     assert (manifest.version, manifest.maintained) == (report["version"], False)
-    assert can_go_on(manifest, newest(job))
+    assert can_resume(manifest, newest(job))
     assert len(data_files(job) & files) == 2  # the two shards' own, nothing else of before
     finish(job, plan)
 
@@ -270,7 +270,7 @@ def test_upkeep_that_dies_before_its_bookkeeping_is_made_up_for(tmp_path: Path, 
             maintain(job)
     (manifest,) = unfinished_runs(lake_of(job), "t")
     assert manifest.maintained and manifest.version < newest(job).version
-    assert not can_go_on(manifest, newest(job))  # as it stands; whoever holds the table next settles it first
+    assert not can_resume(manifest, newest(job))  # as it stands; whoever holds the table next settles it first
     finish(job, plan)
 
 
@@ -288,7 +288,7 @@ def test_what_was_not_told_is_not_moved(tmp_path: Path):
     newest(job).optimize.compact_files()  # by someone who holds no lease
     settle_maintenance(lake_of(job), "t", newest(job).version)
     (manifest,) = unfinished_runs(lake_of(job), "t")
-    assert not can_go_on(manifest, newest(job))
+    assert not can_resume(manifest, newest(job))
     report = run_job(job)
     assert report["run_id"] != plan.run_id and len(rows_of(job)) == 26
 

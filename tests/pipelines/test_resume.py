@@ -249,7 +249,7 @@ def test_a_run_that_a_gate_refused_is_not_resumed(tmp_path: Path):
     with pytest.raises(GateRefused):
         run_job(job)
     assert list(unfinished_runs(lake_of(job), "t")) == []
-    write_texts(tmp_path / "in", {"bad.txt": "mended"})
+    write_texts(tmp_path / "in", {"bad.txt": "repaired"})
     assert run_job(job)["counts"]["embedded"] == 9
 
 

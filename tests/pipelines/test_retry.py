@@ -146,17 +146,17 @@ def test_options_of_the_table_are_those_of_the_caller(tmp_path: Path):
 BAD = {"empty.txt": " ", "zero.txt": "!!!"}
 
 
-def test_what_was_mended_is_embedded_and_nothing_else_is_read(tmp_path: Path):
+def test_what_was_repaired_is_embedded_and_nothing_else_is_read(tmp_path: Path):
     job = make(tmp_path, BAD)
     run_job(job)
     assert rejects_of(job) == {"empty.txt": (None, "decode"), "zero.txt": ("h", "embed")}
-    write_texts(tmp_path / "in", {"empty.txt": "mended", "1.txt": "changed too", "new.txt": "new"})
+    write_texts(tmp_path / "in", {"empty.txt": "repaired", "1.txt": "changed too", "new.txt": "new"})
     report = retry(job, "decode")
     check_accounting(report)
     assert (report["objects_read"], report["counts"]["listed"], report["counts"]["embedded"]) == (1, 10, 1)
     assert (report["counts"]["unchanged"], report["counts"]["rejected"], report["state"]) == (8, 1, "published")
     rows = rows_of(job)
-    assert rows["empty.txt"]["text"] == "mended" and rows["1.txt"]["text"] == TEXTS["1.txt"] and "new.txt" not in rows
+    assert rows["empty.txt"]["text"] == "repaired" and rows["1.txt"]["text"] == TEXTS["1.txt"] and "new.txt" not in rows
     assert rejects_of(job) == {"zero.txt": ("h", "embed")}
     later = run_job(job)  # finds what changed meanwhile
     check_accounting(later)
@@ -228,7 +228,7 @@ def test_nothing_is_pruned_by_a_retry(tmp_path: Path):
     run_job(job)
     for name in ("1.txt", "2.txt"):
         (tmp_path / "in" / name).unlink()
-    write_texts(tmp_path / "in", {"zero.txt": "mended"})
+    write_texts(tmp_path / "in", {"zero.txt": "repaired"})
     report = retry(job)
     check_accounting(report)
     assert {"1.txt", "2.txt", "zero.txt"} <= rows_of(job).keys()
@@ -240,7 +240,7 @@ def test_nothing_is_pruned_by_a_retry(tmp_path: Path):
 def test_a_retry_with_ray(tmp_path: Path):
     job = make(tmp_path, BAD)
     run_job(job)
-    write_texts(tmp_path / "in", {"empty.txt": "mended"})
+    write_texts(tmp_path / "in", {"empty.txt": "repaired"})
     report = retry(job, "decode", runner="ray")
     check_accounting(report)
     assert (report["objects_read"], report["counts"]["embedded"], report["counts"]["rejected"]) == (1, 1, 1)

@@ -163,7 +163,7 @@ def test_vectors_of_equal_content_are_made_once(tmp_path: Path) -> None:
     assert all(row["h"] == pytest.approx(expected_vector(texts[name])) for name, row in rows_of(job).items())
 
 
-def test_rejects_are_known_of_and_leave_when_mended(tmp_path: Path) -> None:
+def test_rejects_are_known_of_and_leave_when_repaired(tmp_path: Path) -> None:
     texts = {**TEXTS, "empty.txt": "  \n", "zero.txt": "!!!"}
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts), gates={"max_reject_rate": 0.2})
     report = run(job)
@@ -179,9 +179,9 @@ def test_rejects_are_known_of_and_leave_when_mended(tmp_path: Path) -> None:
     check_accounting(again)
     assert (again["counts"]["rejected"], again["objects_read"] <= 1) == (2, True)
     write_texts(tmp_path / "in", {"empty.txt": "now it holds text", "zero.txt": "and so does this"})
-    mended = run(job)
-    check_accounting(mended)
-    assert (mended["counts"]["embedded"], mended["counts"]["rejected"]) == (2, 0)
+    repaired = run(job)
+    check_accounting(repaired)
+    assert (repaired["counts"]["embedded"], repaired["counts"]["rejected"]) == (2, 0)
     assert open_table(job).rejects().num_rows == 0
     write_texts(tmp_path / "in", {"other.txt": ""})
     assert run(job)["counts"]["rejected"] == 1

@@ -1,4 +1,4 @@
-"""What a lake keeps may be damaged, or of a later release: a message says what cannot be done, and all else goes on."""
+"""What a lake keeps may be damaged, or of a later release: a message says what cannot be done, and all else continues."""
 
 from __future__ import annotations
 
