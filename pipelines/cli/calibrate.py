@@ -13,7 +13,7 @@ import typer
 from pipelines.cli.options import AsJson, ClusterFile, JobFile, Overrides, RunnerOption, app, load_profile
 from pipelines.cli.printing import print_rows
 
-SAMPLE = 300
+SAMPLE = 1000  # objects; batches of a smaller sample were less full than those of a whole run
 
 
 @app.command()
