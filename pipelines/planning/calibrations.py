@@ -29,7 +29,6 @@ class Calibration:
     columns: Mapping[str, Mapping[str, Any]]
     stages: Mapping[str, Any]
     seconds: Mapping[str, float]
-    phases: Mapping[str, float]
 
     def measured(self, column: str) -> Mapping[str, Any] | None:
         """How fast the column's model was, and where; None where a service runs it, or nothing was embedded."""
@@ -46,28 +45,29 @@ class Calibration:
         for embed, pool in zip(spec.embed, pools, strict=True):
             measured, rows = self.measured(embed.column), self.stages.get("embed", {}).get(embed.column, {}).get("rows")
             same = self.fingerprints.get(embed.column) == fingerprint_of_column(spec, embed)
-            if same and rows and not embed.config.calibrates:  # a service's model, which no device of ours runs
+            if same and rows and not embed.config.calibrates:  # a service runs the model: the device does not matter
                 continue
             if not same or measured is None:
                 return f"no run has measured '{embed.column}' as this job makes it"
-            if measured["device"] != pool.device:
+            if not is_place_of(measured, pool, accelerators):
                 return (
                     f"'{embed.column}' was measured on {place_of(measured)}, not on {place_named(pool, accelerators)}"
                 )
-            if pool.device == "cuda" and not any(is_accelerator(measured, name) for name in accelerators or [""]):
-                return (
-                    f"'{embed.column}' was measured on {place_of(measured)}, not on {place_named(pool, accelerators)}"
-                )
-        return (
-            None
-            if self.stages.get("read", {}).get("objects")
-            else "the run that measured the models did not measure the stages"
-        )
+        if not self.stages.get("read", {}).get("objects"):
+            return "the run that measured the models did not measure the stages"
+        return None
 
 
 def fingerprint_of_column(spec: JobSpec, embed: EmbedSpec) -> str:
     """The fingerprint of a column of a resolved job."""
     return fingerprint_of(embed.config, spec.chain, embed.dtype)
+
+
+def is_place_of(measured: Mapping[str, Any], pool: Pool, accelerators: Sequence[str]) -> bool:
+    """Whether a model was measured on the device of a pool, and on a GPU of one of the names, where there are any."""
+    if measured["device"] != pool.device:
+        return False
+    return pool.device == "cpu" or any(is_accelerator(measured, name) for name in accelerators or [""])
 
 
 def is_accelerator(measured: Mapping[str, Any], name: str) -> bool:
@@ -102,7 +102,6 @@ def read_calibrations(lake: Storage, table: str) -> Iterator[Calibration]:
                 columns=report["columns"],
                 stages=report.get("stages", {}),
                 seconds=report.get("seconds", {}),
-                phases=report.get("phases", {}),
             )
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from clusters import REMOTE, Capacity, ClusterProfile, machine_capacity
-from latentlake.provenance import fingerprint_of
 from operators.errors import InvalidSpec, SpecError
 from pipelines.job.spec import JobSpec
-from pipelines.planning.calibrations import model_rates, read_calibrations
+from pipelines.planning.calibrations import fingerprint_of_column, model_rates, read_calibrations
 from pipelines.planning.pools import Pool
 from pipelines.ray_connection import address_of, capacity_of, is_connected
 
@@ -100,7 +99,7 @@ def expected_seconds(spec: JobSpec, pools: Sequence[Pool], objects: int) -> floa
     known = model_rates(read_calibrations(spec.table.lake, spec.table.name))
     seconds = 0.0
     for embed, pool in zip(spec.embed, pools, strict=True):
-        found = known.get((fingerprint_of(embed.config, spec.chain, embed.dtype), pool.device))
+        found = known.get((fingerprint_of_column(spec, embed), pool.device))
         if found is None:
             return None
         seconds += (

@@ -73,7 +73,7 @@ def configure(log_format: LogFormat) -> None:
 
 
 class OwnHandler(logging.StreamHandler[TextIO]):
-    """The handler of ours, known by its class."""
+    """LatentLake's own handler, recognized by its class."""
 
 
 def in_json() -> bool:

@@ -1,4 +1,4 @@
-"""A second S3 beside moto: SeaweedFS, which `infra/docker/compose.yaml` has. Conditional writes, and a run of ours, as they are."""
+"""A second S3 beside moto: SeaweedFS, which `infra/docker/compose.yaml` has. Conditional writes, and a whole run."""
 
 from __future__ import annotations
 

@@ -49,7 +49,6 @@ def known(runner: str = "ray", measured: Mapping[str, Any] | None = None, **chan
             "write": {"seconds": 6.0, "warm_s": 1.0, "rows": 100},
         },
         "seconds": {"setup": 20.0, "stream": 124.0, "commit": 1.0, "index": 2.0},
-        "phases": {},
     }
     return Calibration(**made | changes)
 

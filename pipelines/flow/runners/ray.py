@@ -54,8 +54,8 @@ STALLS = 2  # executions in a row that may end without a finished shard
 LOSSES = (ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError)  # may be a lost node's
 STAY_S = 3.0  # in which all the workers that a node starts at once are there
 LOSS_S = 30  # how long Ray may take to notice that a node is lost
-# Of the cluster, that Ray Data keeps for its stages in equal shares, beside the least that each needs. At its own 0.5 the shares
-# of reading and writing, which need little, keep a third of a cluster's CPUs from the models, and small pools never grow.
+# Share of the cluster that Ray Data keeps for its stages in equal parts, beside the least that each needs. With its own 0.5, and
+# without a bound on writing, a pool of 1 to 2 actors of 1.25 CPUs never grew on two nodes of 2 CPUs.
 RESERVED = 0.1
 CPUS_PER_WRITER = 4
 IN_FLIGHT = 2  # shards queued on an actor: with 1 a pool never scales up
