@@ -9,7 +9,9 @@ BYTES_OF_A_NUMBER = 4  # float32
 # Assumed, not measured: no GPU has run this code, and prices differ by provider, region and day. Give your own by `--gpu`.
 ASSUMED_GPUS = ("L4=300:0.8", "A100=1500:3.5", "H100=3000:7")
 PAGE_KEYS = 1_000  # keys in one answer of S3
-ASSUMED_PAGE_S = 0.1  # from one answer of S3's listing to the next
+# From one answer to the next, of stretches that are listed at once: as measured for a folder per day, on a server that is assumed
+# to take 0.1 s per request (docs/sources.md). Hashed and numbered names took half of it.
+PAGE_S = 0.055
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def simulate(
     for name, line in lines.items():
         by = shards if name.startswith("shards:") else rows if name.startswith("rows:") else objects
         found[name] = line.at(by)
-    found["listing_s3_s"] = objects / PAGE_KEYS * ASSUMED_PAGE_S
+    found["listing_s3_s"] = objects / PAGE_KEYS * PAGE_S
     for gpu in gpus:
         found[f"{gpu.name} hours"], found[f"{gpu.name} cost"] = gpu.hours(rows, busy), gpu.cost(rows, busy)
     return found
