@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -14,7 +15,8 @@ import numpy as np
 from latentlake.provenance import Provenance, check_query
 from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
-from operators.batch import RowError, make_batch
+from operators.batch import Batch, RowError, make_batch, take_rows
+from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
@@ -156,30 +158,61 @@ class QueryModels:
 
         Raises `FingerprintMismatch`, `ModelNotFound`, `SpecError` (not decodable, or a model that the reader does not trust).
         """
+        return self.embed_many(table, column, stored, [content], modality)[0]
+
+    def embed_many(
+        self,
+        table: str,
+        column: str,
+        stored: Provenance,
+        contents: Sequence[str | bytes],
+        modality: str | None = None,
+    ) -> np.ndarray:
+        """Vectors of queries of one modality, float32 (n, dim), in their order; see `embed`. Batches are a job's: of similar cost.
+
+        An error names the first query that cannot be embedded, counted from 0.
+        """
+        with self._allowed():
+            return self._embed(table, column, stored, contents, modality or stored.modality)
+
+    def _embed(
+        self, table: str, column: str, stored: Provenance, contents: Sequence[str | bytes], modality: str
+    ) -> np.ndarray:
+        config, embedder = self._model(table, column, stored)
+        chain = query_chain(column, stored) if modality == stored.modality else Chain(modality)
+        batch = chain.run(make_batch([f"query {n}" for n in range(len(contents))], contents), {}, role="query")
+        batch = reject_empty(batch) if "text" in batch else batch
+        names = ["the query"] if len(contents) == 1 else batch["id"].tolist()
+        for name, error, filtered in zip(names, batch["error"], batch["filtered"], strict=True):
+            if (reason := error or filtered) is not None:
+                raise SpecError(f"{name} does not pass the preprocessing of column '{column}': {reason}")
+        prepared = prepare_queries(config, column, batch, names)
+        for row in np.flatnonzero(prepared.get("truncated", [])).tolist():
+            tokens = prepared["tokens"][row]
+            logger.warning("%s has %d tokens, more than column '%s' takes; it was cut", names[row], tokens, column)
+        vectors = np.zeros((len(contents), config.dimension), dtype=np.float32)
+        budget = config.batch_cost(str(getattr(embedder, "device", "cpu")))
+        for rows in form_batches(prepared["cost"], budget):
+            vectors[rows] = embedder.embed(take_rows(prepared, rows))
+        return vectors
+
+    def load(self, table: str, column: str, stored: Provenance) -> None:
+        """Load the model of a column, unless it is loaded. Raises what `embed` raises of models."""
+        with self._allowed():
+            self._model(table, column, stored)
+
+    @contextmanager
+    def _allowed(self) -> Iterator[None]:
+        """Within, models come from where the reader lets them come from."""
         places = {*self._trust.allow_models, *self._paths.values()}
         with downloads_if(self._trust.allow_downloads), models_from(places):
-            return self._embed(table, column, stored, content, modality or stored.modality)
+            yield
 
-    def _embed(self, table: str, column: str, stored: Provenance, content: str | bytes, modality: str) -> np.ndarray:
+    def _model(self, table: str, column: str, stored: Provenance) -> tuple[EmbedderConfig, Embedder]:
         with self._lock:
             if stored.fingerprint not in self._loaded:
                 self._loaded[stored.fingerprint] = self._load(table, column, stored)
-            config, embedder = self._loaded[stored.fingerprint]
-        chain = query_chain(column, stored) if modality == stored.modality else Chain(modality)
-        batch = chain.run(make_batch(["query"], [content]), {}, role="query")
-        batch = reject_empty(batch) if "text" in batch else batch
-        reason = batch["error"][0] or batch["filtered"][0]
-        if reason is not None:
-            raise SpecError(f"the query does not pass the preprocessing of column '{column}': {reason}")
-        try:
-            prepared = config.prepare(batch, "query")
-        except RowError as failure:
-            raise SpecError(f"the model of column '{column}' cannot take the query: {failure}") from failure
-        if "truncated" in prepared and prepared["truncated"][0]:
-            logger.warning(
-                "the query has %d tokens, more than column '%s' takes; it was cut", prepared["tokens"][0], column
-            )
-        return embedder.embed(prepared)[0]
+            return self._loaded[stored.fingerprint]
 
     def _load(self, table: str, column: str, stored: Provenance) -> tuple[EmbedderConfig, Embedder]:
         """The model of a column from where it lies now, checked to be trusted, and to be the one that made the column."""
@@ -191,6 +224,18 @@ class QueryModels:
             return config, load_embedder(config, "auto")
         except (ModelNotFound, FingerprintMismatch) as failure:
             raise type(failure)(f"{failure}\n  {remedy}") from failure
+
+
+def prepare_queries(config: EmbedderConfig, column: str, batch: Batch, names: Sequence[str]) -> Batch:
+    """What the model takes of decoded queries. Raises `SpecError` with the name of the one that it cannot take."""
+    try:
+        return config.prepare(batch, "query")
+    except RowError as failure:
+        if len(names) == 1:
+            raise SpecError(f"the model of column '{column}' cannot take {names[0]}: {failure}") from failure
+        for row, name in enumerate(names):
+            prepare_queries(config, column, take_rows(batch, np.array([row])), [name])
+        raise
 
 
 def query_chain(column: str, stored: Provenance) -> Chain:

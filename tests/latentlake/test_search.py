@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 import latentlake
 from latentlake.provenance import FIELD_KEY
 from latentlake.query import QueryModels, encode_image, location_field, relocate
-from operators.batch import make_batch
+from operators.batch import RowError, make_batch
 from operators.chain import Chain, Step
 from operators.decode import find_decoder
 from operators.embedders import hashing, sentence_transformers, torchvision
@@ -292,3 +292,28 @@ def test_an_empty_table(maker: LakeMaker):
     assert (len(table.search("compare")), table.count()) == (0, 0)
     with pytest.raises(NotFound, match="no row"):
         table.search(id="doc0")
+
+
+def test_queries_are_embedded_together_as_they_are_alone(notes: latentlake.Table):
+    stored, models = notes.provenance("words"), QueryModels({})
+    texts = ["compare two files", "a", *(f"word {'and more ' * n}" for n in range(200))]
+    together = models.embed_many("notes", "words", stored, texts)
+    assert (together.dtype, together.shape) == (np.float32, (202, 256))
+    np.testing.assert_array_equal(together, hash_words(texts))
+    assert models.embed_many("notes", "words", stored, []).shape == (0, 256)
+
+
+def test_the_query_at_fault_is_named(notes: latentlake.Table, monkeypatch: pytest.MonkeyPatch):
+    stored = notes.provenance("words")
+    with pytest.raises(SpecError, match="query 1 does not pass the preprocessing of column 'words': decode: empty"):
+        QueryModels({}).embed_many("notes", "words", stored, ["compare", "", "open"])
+    prepare = hashing.Config.prepare
+
+    def refuse(self: hashing.Config, batch: Any, role: Any) -> Any:
+        if "open" in batch["text"]:
+            raise RowError("no token in it")
+        return prepare(self, batch, role)
+
+    monkeypatch.setattr(hashing.Config, "prepare", refuse)
+    with pytest.raises(SpecError, match="model of column 'words' cannot take query 2: no token in it"):
+        QueryModels({}).embed_many("notes", "words", stored, ["compare", "run", "open"])
