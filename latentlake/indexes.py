@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
+from latentlake.tuning.settings import SearchSettings
 from operators.errors import NotFound, SpecError, did_you_mean, unknown_name
 
 IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_flat"]
@@ -47,19 +48,33 @@ class IndexInfo:
 
 
 def nearest(
-    column: str, vector: np.ndarray, k: int, metric: str, exact: bool = False, kept: tuple[int, int] | None = None
+    column: str,
+    vector: np.ndarray,
+    k: int,
+    metric: str,
+    exact: bool = False,
+    kept: tuple[int, int] | None = None,
+    settings: SearchSettings | None = None,
 ) -> dict[str, Any]:
     """Lance's `nearest` for one vector (dim,), or for many (n, dim) at once: the one place that sets search parameters.
 
+    `settings` are those that the column's index was tuned to (`read_settings`); without them the effort is a fixed one.
     `kept` is what a filter keeps: rows, of how many. Few are compared exactly; among more, the neighbours that the filter
-    keeps lie further off, so that as many more partitions are probed as it leaves rows out, and more candidates compared.
+    keeps lie further off, so that more partitions are probed, and more candidates compared.
     """
     query = {"column": column, "q": vector, "k": k, "metric": metric, "use_index": True}
-    if exact or (kept is not None and kept[0] < ANN_MIN_ROWS):
+    if exact:
         return {**query, "use_index": False}
+    if settings is not None:
+        effort = settings.effort_for(k, kept)
+        if effort is None:
+            return {**query, "use_index": False}
+        return query | {name: value for name, value in asdict(effort).items() if value is not None}
     if kept is None:
         return {**query, "minimum_nprobes": NPROBES, "refine_factor": REFINE_FACTOR}
     rows, total = kept
+    if rows < ANN_MIN_ROWS:
+        return {**query, "use_index": False}
     return {**query, "minimum_nprobes": math.ceil(NPROBES * total / rows), "refine_factor": FILTERED_REFINE_FACTOR}
 
 

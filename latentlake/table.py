@@ -26,6 +26,7 @@ from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
 from latentlake.results import DISTANCE, Rows, SearchResult, frame_of, rows_of
 from latentlake.storage import Storage
+from latentlake.tuning.settings import read_settings
 from latentlake.vectors import BATCH_ROWS, Vectors
 from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 
@@ -276,7 +277,8 @@ class Table:
             asked_with = (id, uri)
         # One row more for a row that has to be left out of its own hits.
         kept = None if where is None or exact else (self.count(where), self._dataset.count_rows())
-        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact, kept)
+        settings = read_settings(self.schema, column)
+        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact, kept, settings)
         found = self._nearest(asked, where, [*names, "id"])
         if id is not None:
             found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)
