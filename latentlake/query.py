@@ -18,7 +18,7 @@ from latentlake.trust import Trust
 from operators.batch import Batch, RowError, make_batch, take_rows
 from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
-from operators.embedders.base import Embedder, EmbedderConfig
+from operators.embedders.base import Embedder, EmbedderConfig, Role
 from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
 from operators.loading import load_embedder
 from operators.model_files import downloads_if, models_from
@@ -167,16 +167,17 @@ class QueryModels:
         stored: Provenance,
         contents: Sequence[str | bytes],
         modality: str | None = None,
+        role: Role = "query",
     ) -> np.ndarray:
         """Vectors of queries of one modality, float32 (n, dim), in their order; see `embed`. Batches are a job's: of similar cost.
 
-        An error names the first query that cannot be embedded, counted from 0.
+        `role` chooses the model's prompt alone. An error names the first query that cannot be embedded, counted from 0.
         """
         with self._allowed():
-            return self._embed(table, column, stored, contents, modality or stored.modality)
+            return self._embed(table, column, stored, contents, modality or stored.modality, role)
 
     def _embed(
-        self, table: str, column: str, stored: Provenance, contents: Sequence[str | bytes], modality: str
+        self, table: str, column: str, stored: Provenance, contents: Sequence[str | bytes], modality: str, role: Role
     ) -> np.ndarray:
         config, embedder = self._model(table, column, stored)
         chain = query_chain(column, stored) if modality == stored.modality else Chain(modality)
@@ -186,7 +187,7 @@ class QueryModels:
         for name, error, filtered in zip(names, batch["error"], batch["filtered"], strict=True):
             if (reason := error or filtered) is not None:
                 raise SpecError(f"{name} does not pass the preprocessing of column '{column}': {reason}")
-        prepared = prepare_queries(config, column, batch, names)
+        prepared = prepare_queries(config, column, batch, names, role)
         for row in np.flatnonzero(prepared.get("truncated", [])).tolist():
             tokens = prepared["tokens"][row]
             logger.warning("%s has %d tokens, more than column '%s' takes; it was cut", names[row], tokens, column)
@@ -226,15 +227,29 @@ class QueryModels:
             raise type(failure)(f"{failure}\n  {remedy}") from failure
 
 
-def prepare_queries(config: EmbedderConfig, column: str, batch: Batch, names: Sequence[str]) -> Batch:
+def embed_alike(
+    models: QueryModels, table: str, column: str, stored: Provenance, queries: Sequence[Any], role: Role
+) -> np.ndarray:
+    """Vectors of texts, files (`Path`) or images, all of one kind, float32 (n, dim). Raises `SpecError`; see `embed_many`."""
+    kinds = {kind_of(query) for query in queries}
+    if len(kinds) > 1 or kinds - {"text", "file", "image"}:
+        raise SpecError(f"embed texts, files or images, all of one kind; these are {', '.join(sorted(kinds))}.")
+    for kind in kinds:
+        check_fits(kind, column, stored)
+        modality = kind if kind in ("text", "image") else None
+        return models.embed_many(table, column, stored, [content_of(query, kind) for query in queries], modality, role)
+    return np.zeros((0, stored.dimension), dtype=np.float32)
+
+
+def prepare_queries(config: EmbedderConfig, column: str, batch: Batch, names: Sequence[str], role: Role) -> Batch:
     """What the model takes of decoded queries. Raises `SpecError` with the name of the one that it cannot take."""
     try:
-        return config.prepare(batch, "query")
+        return config.prepare(batch, role)
     except RowError as failure:
         if len(names) == 1:
             raise SpecError(f"the model of column '{column}' cannot take {names[0]}: {failure}") from failure
         for row, name in enumerate(names):
-            prepare_queries(config, column, take_rows(batch, np.array([row])), [name])
+            prepare_queries(config, column, take_rows(batch, np.array([row])), [name], role)
         raise
 
 

@@ -23,7 +23,16 @@ from latentlake.formats import StoredFormat
 from latentlake.handover import open_in_lancedb
 from latentlake.indexes import IndexInfo, describe_indexes, nearest
 from latentlake.provenance import Provenance, read_provenance, vector_columns
-from latentlake.query import Kind, QueryModels, check_fits, check_vector, choose_column, content_of, kind_of
+from latentlake.query import (
+    Kind,
+    QueryModels,
+    check_fits,
+    check_vector,
+    choose_column,
+    content_of,
+    embed_alike,
+    kind_of,
+)
 from latentlake.results import DISTANCE, Rows, SearchResult, frame_of, rows_of
 from latentlake.storage import Storage
 from latentlake.tuning.settings import read_settings
@@ -32,6 +41,9 @@ from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from latentlake.evaluation import Evaluation, Suite
+    from operators.embedders.base import Role
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 REJECTS_SUFFIX = "__rejects"
@@ -283,6 +295,27 @@ class Table:
         if id is not None:
             found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)
         return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options, asked_with)
+
+    def embed(self, queries: Sequence[Any], column: str, *, role: Role = "query") -> np.ndarray:
+        """Vectors of texts, of files (`Path`) or of images by the model of `column`, float32 (n, dim), as `search` embeds them.
+
+        They are of one kind. `role` chooses the model's prompt. Raises what `search` raises.
+        """
+        return embed_alike(self._models, self.name, column, self.provenance(column), queries, role)
+
+    def evaluate(
+        self,
+        suite: str | Path | Mapping[str, Any] | Suite,
+        *,
+        columns: Sequence[str] | None = None,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> Evaluation:
+        """Run the tasks of a suite, a file or a mapping, on this version; see `latentlake.evaluation.evaluate`."""
+        from latentlake.evaluation import evaluate
+
+        return evaluate(self, suite, columns=columns, resamples=resamples, confidence=confidence, seed=seed)
 
     def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
         check_fits(kind, column, stored)

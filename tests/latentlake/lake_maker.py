@@ -85,15 +85,16 @@ class LakeMaker:
         metric: str = "cosine",
         mode: str = "create",
         no_vector: Sequence[int] = (),
+        objects: Sequence[str] | None = None,
     ) -> Any:
-        """A table of texts with the vector column `words`."""
+        """A table of texts with the vector column `words`; each is an object of its own unless `objects` names them."""
         config, chain = config or Config(dim=256), chain or Chain("text")
         vectors = self.embed(config, chain, texts) if texts else np.zeros((0, config.dimension))
         names = [f"doc{row}" for row in range(len(texts))]
         hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         data = {
             "id": pa.array(names, pa.string()),
-            "object_id": pa.array(names, pa.string()),
+            "object_id": pa.array(objects or names, pa.string()),
             "uri": pa.nulls(len(texts), pa.string()),
             "content_hash": pa.array(hashes, pa.string()),
             "object_hash": pa.array(hashes, pa.string()),

@@ -317,3 +317,13 @@ def test_the_query_at_fault_is_named(notes: latentlake.Table, monkeypatch: pytes
     monkeypatch.setattr(hashing.Config, "prepare", refuse)
     with pytest.raises(SpecError, match="model of column 'words' cannot take query 2: no token in it"):
         QueryModels({}).embed_many("notes", "words", stored, ["compare", "run", "open"])
+
+
+def test_a_table_embeds_queries_of_one_kind(notes: latentlake.Table, tmp_path: Path):
+    vectors = notes.embed(["compare two files", "open"], "words")
+    np.testing.assert_allclose(vectors, hash_words(["compare two files", "open"]), atol=1e-6)
+    (tmp_path / "q.txt").write_text("open")
+    np.testing.assert_array_equal(notes.embed([tmp_path / "q.txt"], "words"), vectors[1:])
+    assert notes.embed([], "words").shape == (0, 256)
+    with pytest.raises(SpecError, match="all of one kind; these are file, text"):
+        notes.embed(["open", tmp_path / "q.txt"], "words")
