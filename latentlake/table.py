@@ -42,6 +42,7 @@ from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from latentlake.comparison.results import Comparison
     from latentlake.evaluation import Evaluation, Suite
     from operators.embedders.base import Role
 
@@ -316,6 +317,28 @@ class Table:
         from latentlake.evaluation import evaluate
 
         return evaluate(self, suite, columns=columns, resamples=resamples, confidence=confidence, seed=seed)
+
+    def compare(
+        self,
+        other: Table | int | str | None = None,
+        *,
+        column: str | None = None,
+        other_column: str | None = None,
+        k: int = 10,
+        segment: str | None = None,
+        suite: str | Path | Mapping[str, Any] | Suite | None = None,
+        seed: int = 0,
+    ) -> Comparison:
+        """This table, as what was before, beside another table, version or tag, or another of its columns.
+
+        See `latentlake.comparison.compare.compare`, which has more options.
+        """
+        from latentlake.comparison.compare import compare
+
+        after = self if other is None else other if isinstance(other, Table) else self.checkout(other)
+        return compare(
+            self, after, column=column, other_column=other_column, k=k, segment=segment, suite=suite, seed=seed
+        )
 
     def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
         check_fits(kind, column, stored)

@@ -38,6 +38,7 @@ IN_ORDER = [
 # Run here, each in a fresh folder and lake: these blocks list what there is, and are no procedures.
 EACH = [
     ("README.md", "Your own data"),
+    ("docs/comparing.md", "Comparing tables, versions and columns"),
     ("docs/job.md", "A first look"),
     ("docs/job.md", "Presets"),
     ("docs/job.md", "The job file"),

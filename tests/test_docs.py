@@ -170,7 +170,7 @@ def test_the_readme_shows_the_example():
 
 @pytest.fixture(scope="session")
 def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with red.jpg, a job, and a lake of two tables, `products` and `texts`, as the code in the pages expects it."""
+    """A folder with red.jpg, a job, and a lake of three tables, `products`, `texts` and `rebuilt`, as the code in the pages expects it."""
     lake_maker = load_lake_maker()
     folder = tmp_path_factory.mktemp("docs")
     maker = lake_maker.LakeMaker(str(folder / "lake"))
@@ -184,7 +184,8 @@ def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = list(lake_maker.TEXTS)
     ids = [f"doc{row}" for row in range(len(texts))]
     rows = {"id": ids, "object_id": ids, "text": texts, "length": [len(text) for text in texts]}
-    write_table(maker, "texts", "minilm", Config(), Chain("text"), texts, rows)
+    for name in ("texts", "rebuilt"):
+        write_table(maker, name, "minilm", Config(), Chain("text"), texts, rows)
     (folder / "notes").mkdir()
     (folder / "notes" / "ray.txt").write_text("Ray runs the models.")
     job = yaml.safe_load(block_of("docs/quickstart.md", "Quickstart", "yaml"))

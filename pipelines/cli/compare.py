@@ -1,0 +1,61 @@
+"""Commands that set two models, versions or tables side by side: compare, align."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from operators.errors import InvalidSpec
+from pipelines.cli.options import AsJson, LakeUri, Options, TableName, app, open_lake
+
+
+@app.command()
+def compare(
+    uri: LakeUri,
+    table: TableName,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another table of the lake, to compare with.")
+    ] = None,
+    versions: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--versions", metavar="BEFORE AFTER", help="Versions or tags, one of each side."),
+    ] = None,
+    columns: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--columns", metavar="BEFORE AFTER", help="Vector columns, one of each side."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours per row.")] = 10,
+    segment: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Tell neighbours and drift by the values of this column, too.")
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Evaluate both sides on this suite, see docs/evaluation.md.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page (HTML), too.")] = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions of a table, two of its columns, or two tables: rows, neighbours, drift, measures."""
+    from latentlake.comparison.compare import compare as compare_tables
+
+    if versions is None and columns is None and other is None:
+        raise InvalidSpec(["name --versions BEFORE AFTER, --columns BEFORE AFTER, or another table."], "options")
+    lake = open_lake(uri, options)
+    names = (table, table if other is None else other)
+    marks = versions or (None, None)
+    sides = [open_at(lake, name, mark) for name, mark in zip(names, marks, strict=True)]
+    column, other_column = columns or (None, None)
+    found = compare_tables(*sides, column=column, other_column=other_column, k=k, segment=segment, suite=suite)
+    if page is not None:
+        found.write_page(page)
+    print(json.dumps(found.to_json()) if as_json else found)
+
+
+def open_at(lake: Any, name: str, mark: str | None) -> Any:
+    """A table at a version, where `mark` is a number, or at a tag."""
+    if mark is None:
+        return lake.open(name)
+    return lake.open(name, version=int(mark)) if mark.isdecimal() else lake.open(name, tag=mark)
