@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latentlake.exploration.explorable import Explorable
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
 from latentlake.handover import open_in_lancedb
@@ -77,7 +78,7 @@ class TableVersion:
     summary: Mapping[str, Any] | None
 
 
-class Table:
+class Table(Explorable):
     """A table, pinned to the version it was opened at; `checkout` gives another. Made by `Lake.open`."""
 
     def __init__(self, name: str, dataset: Any, storage: Storage, models: QueryModels, tag: str | None = None) -> None:

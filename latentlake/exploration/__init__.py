@@ -1,0 +1,1 @@
+"""Looking at a table's vectors: maps, plots, clusters, outliers, duplicates, and a page about a version."""
