@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from latentlake.query import encode_image
+from latentlake.query import encode_image, waveform
 from operators.batch import Batch, RowError, Waveform, make_batch, object_array
 from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
@@ -347,16 +347,6 @@ def decode(values: Sequence[Any], modality: str) -> Batch:
     for row in sounds:
         batch["error"][row], batch["audio"][row] = None, waveform(values[row])
     return reject_empty(batch) if "text" in batch else batch
-
-
-def waveform(value: Any) -> Waveform:
-    """Sound as a `Waveform`. Raises `SpecError` unless its samples are finite numbers (n,), and its rate is above 0."""
-    if not isinstance(value, Waveform):
-        samples, rate = value
-        value = Waveform(np.asarray(samples, dtype=np.float32), int(rate))
-    if value.samples.ndim != 1 or not np.isfinite(value.samples).all() or value.rate <= 0:
-        raise SpecError("sound is (samples, rate): finite numbers of shape (n,), mono, and samples a second.")
-    return value
 
 
 def similarity_of(a: np.ndarray, b: np.ndarray, metric: Metric) -> float:

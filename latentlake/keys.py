@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from latentlake.filters import sql_string
 from latentlake.indexes import MAX_SEGMENTS, IndexInfo, describe_indexes, find_tail
+from latentlake.opening import open_lance
 from latentlake.storage import Storage
-from latentlake.table import open_lance
 from operators.errors import NotFound
 
 KEY_COLUMNS = ("content_hash", "object_id")

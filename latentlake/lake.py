@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from latentlake.filters import reason_of
+from latentlake.opening import checkout, open_lance
 from latentlake.query import QueryModels
 from latentlake.storage import Storage, open_storage
-from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, checkout, is_internal, open_lance
+from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, is_internal
 from latentlake.trust import Trust
 from operators.errors import LatentLakeError, NotFound, SpecError, did_you_mean
 

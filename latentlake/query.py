@@ -15,20 +15,25 @@ import numpy as np
 from latentlake.provenance import Provenance, check_query
 from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
-from operators.batch import Batch, RowError, make_batch, take_rows
+from operators.batch import Batch, RowError, Waveform, make_batch, take_rows
 from operators.batching import form_batches
 from operators.chain import Chain, reject_empty
 from operators.embedders.base import Embedder, EmbedderConfig, Role
-from operators.errors import FingerprintMismatch, ModelNotFound, SpecError, UnknownName
+from operators.errors import FingerprintMismatch, MissingExtra, ModelNotFound, SpecError, UnknownName
 from operators.loading import load_embedder
 from operators.model_files import downloads_if, models_from
 from operators.preprocess import find_operator
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["text", "image", "file", "vector", "row"]
+Kind = Literal["text", "image", "audio", "file", "vector", "row"]
 
-TAKES = {"text": "text: a str, or a file of text as a Path", "image": "images: a Path, or a PIL image"}
+TAKES = {
+    "text": "text: a str, or a file of text as a Path",
+    "image": "images: a Path, or a PIL image",
+    "audio": "sound: a Path, or (samples, rate)",
+}
+MODALITIES = ("text", "image", "audio")  # that a query shows by itself; a file is of its column's
 # What Pillow writes without loss, by format; other modes are made RGBA first.
 LOSSLESS = {"PNG": {"1", "L", "LA", "P", "RGB", "RGBA"}, "TIFF": {"I", "I;16", "I;16B", "F", "CMYK"}}
 
@@ -43,12 +48,23 @@ def kind_of(query: Any) -> Kind:
         return "file"
     if isinstance(query, Image.Image):
         return "image"
+    if isinstance(query, Waveform) or (isinstance(query, tuple) and len(query) == 2 and np.ndim(query[0]) == 1):
+        return "audio"
     if isinstance(query, (np.ndarray, list, tuple)):
         return "vector"
     raise SpecError(
         f"a query cannot be of type {type(query).__name__}.\n"
-        "  Give a str (text), a pathlib.Path (a file), a PIL image, a vector, or `id=` of a row."
+        "  Give a str (text), a pathlib.Path (a file), a PIL image, sound as (samples, rate), a vector, or `id=` of a row."
     )
+
+
+def examples_of(query: Any) -> list[Any]:
+    """The queries that a query is made of: the entries of a list of texts, files, pictures, sounds or arrays; else itself, or none."""
+    if query is None:
+        return []
+    kinds = (str, Path, np.ndarray, tuple, Waveform)
+    several = isinstance(query, list) and len(query) > 0
+    return list(query) if several and all(isinstance(q, kinds) or hasattr(q, "getbands") for q in query) else [query]
 
 
 def fits(kind: Kind, query: Any, stored: Provenance) -> bool:
@@ -81,7 +97,7 @@ def choose_column(kind: Kind, query: Any, columns: Mapping[str, Provenance], col
 
 def check_fits(kind: Kind, column: str, stored: Provenance) -> None:
     """Raise `SpecError`, saying what the column takes, where a query of `kind` is of another modality."""
-    if kind in ("text", "image") and kind not in taken(stored):
+    if kind in MODALITIES and kind not in taken(stored):
         takes = " or ".join(TAKES.get(modality, f"{modality}: a Path") for modality in sorted(taken(stored)))
         hint = "\n  A str is always text: wrap a file's name in pathlib.Path." if kind == "text" else ""
         raise SpecError(f"column '{column}' takes {takes}, or a vector; this query is {kind}.{hint}")
@@ -120,6 +136,8 @@ def content_of(query: Any, kind: Kind) -> str | bytes:
     try:
         if kind == "file":
             return Path(query).expanduser().read_bytes()
+        if kind == "audio":
+            return encode_sound(query)
         return encode_image(query) if kind == "image" else str(query)
     except OSError as failure:
         name = f"file '{query}'" if kind == "file" else "image"
@@ -138,6 +156,27 @@ def encode_image(image: Any) -> bytes:
     return file.getvalue()
 
 
+def encode_sound(sound: Any) -> bytes:
+    """WAV file of a `Waveform`, or of (samples, rate), which decodes to the same samples. Raises `SpecError`, `MissingExtra`."""
+    try:
+        import soundfile
+    except ImportError as failure:
+        raise MissingExtra("sound needs an extra: pip install 'latentlake[audio]'") from failure
+    wave, file = waveform(sound), io.BytesIO()
+    soundfile.write(file, wave.samples, wave.rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def waveform(value: Any) -> Waveform:
+    """Sound as a `Waveform`. Raises `SpecError` unless its samples are finite numbers (n,), and its rate is above 0."""
+    if not isinstance(value, Waveform):
+        samples, rate = value
+        value = Waveform(np.asarray(samples, dtype=np.float32), int(rate))
+    if value.samples.ndim != 1 or not np.isfinite(value.samples).all() or value.rate <= 0:
+        raise SpecError("sound is (samples, rate): finite numbers of shape (n,), mono, and samples a second.")
+    return value
+
+
 class QueryModels:
     """The models that queries need, loaded once each and kept by the fingerprint of their column.
 
@@ -149,6 +188,7 @@ class QueryModels:
         self._paths = {name: str(path) for name, path in paths.items()}
         self._trust = trust or Trust()
         self._loaded: dict[str, tuple[EmbedderConfig, Embedder]] = {}
+        self._rerankers: dict[str, Any] = {}
         self._lock = Lock()
 
     def embed(
@@ -196,6 +236,17 @@ class QueryModels:
         for rows in form_batches(prepared["cost"], budget):
             vectors[rows] = embedder.embed(take_rows(prepared, rows))
         return vectors
+
+    def reranker(self, model: Any) -> Any:
+        """A cross-encoder: one that is loaded already, or the one in a folder (or of a hub id), loaded once. See `load_reranker`."""
+        if hasattr(model, "predict"):
+            return model
+        with self._lock:
+            if str(model) not in self._rerankers:
+                from latentlake.searching.reranking import load_reranker
+
+                self._rerankers[str(model)] = load_reranker(model, self._trust)
+            return self._rerankers[str(model)]
 
     def load(self, table: str, column: str, stored: Provenance) -> None:
         """Load the model of a column, unless it is loaded. Raises what `embed` raises of models."""

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 
-from latentlake.views import DISTANCE, PLAIN_WIDTH, html_gallery, html_table, show_cell, shown_names, text_table
+from latentlake.views import (
+    BM25,
+    DISTANCE,
+    PLAIN_WIDTH,
+    SCORE,
+    html_gallery,
+    html_table,
+    show_cell,
+    shown_names,
+    text_table,
+)
 from operators.errors import MissingExtra
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["DISTANCE", "Rows", "SearchResult", "frame_of", "rows_of"]
+__all__ = ["BM25", "DISTANCE", "SCORE", "Rows", "SearchResult", "frame_of", "rows_of"]
 
 SHOWN_ROWS = 50
 

@@ -14,34 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from latentlake.columns import default_columns, known_columns
 from latentlake.exploration.explorable import Explorable
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
 from latentlake.handover import open_in_lancedb
-from latentlake.indexes import IndexInfo, describe_indexes, nearest
+from latentlake.indexes import IndexInfo, describe_indexes
+from latentlake.opening import checkout, open_lance, read_transaction
 from latentlake.provenance import Provenance, read_provenance, vector_columns
-from latentlake.query import (
-    Kind,
-    QueryModels,
-    check_fits,
-    check_vector,
-    choose_column,
-    content_of,
-    embed_alike,
-    kind_of,
-)
-from latentlake.results import DISTANCE, Rows, SearchResult, frame_of, rows_of
+from latentlake.query import QueryModels, embed_alike
+from latentlake.results import Rows, SearchResult, frame_of, rows_of
+from latentlake.searching.place import Place
+from latentlake.searching.request import POOL, Fusion, Match, Mode, Request
 from latentlake.storage import Storage
-from latentlake.tuning.settings import read_settings
 from latentlake.vectors import BATCH_ROWS, Vectors
-from operators.errors import NotFound, SpecError, Unreadable, did_you_mean
+from operators.errors import SpecError, Unreadable
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
 
     from latentlake.comparison.results import Comparison
     from latentlake.evaluation import Evaluation, Suite
@@ -49,7 +41,6 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 REJECTS_SUFFIX = "__rejects"
-HASHES = ("content_hash", "object_hash")
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field("object_id", pa.string(), nullable=False),
@@ -135,14 +126,7 @@ class Table(Explorable):
 
     def provenance(self, column: str) -> Provenance:
         """What made the vectors of `column`. Raises `NotFound`, `Unreadable`."""
-        if column in self.unreadable:
-            raise Unreadable(self.unreadable[column])
-        if column not in self._provenances:
-            raise NotFound(
-                f"table '{self.name}' has no vector column '{column}'.{did_you_mean(column, self.vector_columns)}\n"
-                f"  Vector columns: {', '.join(self.vector_columns) or 'none'}"
-            )
-        return self._provenances[column]
+        return self._place.provenance(column)
 
     def count(self, where: str | None = None) -> int:
         """Number of rows, of those that the SQL filter `where` keeps if it is given. Raises `SpecError` for a bad filter."""
@@ -162,12 +146,12 @@ class Table(Explorable):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every row as a dict, read in batches, without vectors and hashes."""
-        for batch in self._dataset.scanner(columns=self._default_columns()).to_batches():
+        for batch in self._dataset.scanner(columns=default_columns(self.schema)).to_batches():
             yield from rows_of(pa.Table.from_batches([batch]))
 
     def head(self, n: int = 5) -> Rows:
         """The first `n` rows, without vectors and hashes."""
-        return Rows(self.to_arrow(self._default_columns(), limit=n))
+        return Rows(self.to_arrow(default_columns(self.schema), limit=n))
 
     def to_pandas(
         self, columns: Sequence[str] | None = None, where: str | None = None, limit: int | None = None
@@ -253,50 +237,122 @@ class Table(Explorable):
 
     def search(
         self,
-        query: str | Path | Image | np.ndarray | Sequence[float] | None = None,
+        query: Any = None,
         *,
-        id: str | None = None,
+        id: str | Sequence[str] | None = None,
+        unlike: Any = None,
+        unlike_id: str | Sequence[str] | None = None,
         k: int = 10,
-        column: str | None = None,
+        offset: int = 0,
+        column: str | Sequence[str] | None = None,
         where: str | None = None,
         columns: Sequence[str] | None = None,
         exact: bool = False,
+        mode: Mode = "vector",
+        text: Any = None,
+        text_column: str | Sequence[str] | None = None,
+        match: Match = "any",
+        fuzzy: int = 0,
+        fusion: Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        pool: int = POOL,
+        distance_range: tuple[float | None, float | None] | None = None,
+        group_by: str | None = None,
+        mmr: float | None = None,
+        rerank: Any = None,
     ) -> SearchResult:
-        """The `k` rows nearest to a query, nearest first, with their `_distance`.
+        """The `k` best rows for a query after the first `offset`, best first.
 
-        `query` is a text (a str always is), a file (`Path`), an image (PIL) or a vector; or `id` names a row, for more
-        like it, itself left out. Text, files and images are embedded by the model that the column's provenance names, as a
-        query; it is refused where its fingerprint is another. A vector is taken as it is.
+        `query` is a text (a str always is), a file (`Path`), an image (PIL), sound (samples, rate) or a vector; or `id` names
+        a row, for more like it, itself left out. All but vectors are embedded by the model that the column's provenance
+        names, as a query; it is refused where its fingerprint is another. A list of queries, or of ids, are examples: their
+        mean is searched with, less what is `unlike` (queries) and `unlike_id` (rows).
 
-        `column` may be left out where only one vector column fits. `where` is a SQL filter, applied before the search.
-        `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index unused, as does a filter
-        that keeps few rows. Distances follow
-        the column's metric: cosine, l2 (squared), dot (one minus the product) or hamming (bits that differ).
+        `column` may be left out where only one vector column fits; several are fused. `where` is a SQL filter, applied
+        before the search. `columns` are the result's; by default all but vectors and hashes. `exact` leaves an index
+        unused, as does a filter that keeps few rows. `distance_range` keeps rows with low <= `_distance` < high.
 
-        Raises `SpecError`, `NotFound`, `FingerprintMismatch`, `ModelNotFound`.
+        `mode` "vector" ranks by distance, "text" by the words of the query (BM25), "hybrid" by both: `text` are its words
+        where the query is none, `text_column` where they are looked for, `match` how ("any", "all", "phrase", or "query":
+        +must -not "a phrase" word~1), `fuzzy` how many letters of a word may differ. Parts are fused by `fusion`: "rrf"
+        (reciprocal ranks) or "scores" (normalised over the pool), with `weights` by vector column and "text", over the best
+        `pool` rows of each. `group_by` keeps the best row of each value of a column, such as "object_id". `mmr`, 0 to 1,
+        puts unlike rows first (1: the plain order). `rerank` is a cross-encoder, or its folder, that ranks the pool again.
+
+        Lower is better for `_distance`, which follows the column's metric: cosine, l2 (squared), dot (one minus the product) or hamming
+        (bits that differ); higher for `_score`, which is there where it made the order, and `_bm25`. See docs/search.md.
+
+        Raises `SpecError`, `NotFound`, `FingerprintMismatch`, `ModelNotFound`, `MissingExtra`.
         """
-        if k < 1:
-            raise SpecError(f"k is {k}; it must be 1 or more.")
-        if (query is None) == (id is None):
-            raise SpecError("give a query or `id=`, and not both.")
-        names = self._known(columns) if columns is not None else self._default_columns()
-        check_filter(self._dataset, where)  # before a model is loaded
-        kind = "row" if id is not None else kind_of(query)
-        column = choose_column(kind, query, self._provenances, column, self.name)
-        stored = self.provenance(column)
-        if id is None:
-            vector, asked_with = self._embed(query, kind, column, stored), shown_query(query, kind)
-        else:
-            vector, uri = self._vector_of(id, column, stored)
-            asked_with = (id, uri)
-        # One row more for a row that has to be left out of its own hits.
-        kept = None if where is None or exact else (self.count(where), self._dataset.count_rows())
-        settings = read_settings(self.schema, column)
-        asked = nearest(column, vector, k if id is None else k + 1, stored.metric, exact, kept, settings)
-        found = self._nearest(asked, where, [*names, "id"])
-        if id is not None:
-            found = found.filter(pc.not_equal(found["id"], id)).slice(0, k)
-        return SearchResult(found.select([*names, DISTANCE]), stored.modality, self._storage.options, asked_with)
+        from latentlake.searching.search import search
+
+        return search(
+            self._place,
+            Request(
+                query=query,
+                id=id,
+                unlike=unlike,
+                unlike_id=unlike_id,
+                k=k,
+                offset=offset,
+                column=column,
+                where=where,
+                columns=columns,
+                exact=exact,
+                mode=mode,
+                text=text,
+                text_column=text_column,
+                match=match,
+                fuzzy=fuzzy,
+                fusion=fusion,
+                weights=weights,
+                pool=pool,
+                distance_range=distance_range,
+                group_by=group_by,
+                mmr=mmr,
+                rerank=rerank,
+            ),
+        )
+
+    def search_many(
+        self,
+        queries: Sequence[Any],
+        *,
+        k: int = 10,
+        column: str | Sequence[str] | None = None,
+        where: str | None = None,
+        columns: Sequence[str] | None = None,
+        exact: bool = False,
+        mode: Mode = "vector",
+        text_column: str | Sequence[str] | None = None,
+        match: Match = "any",
+        fuzzy: int = 0,
+        fusion: Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        pool: int = POOL,
+    ) -> list[SearchResult]:
+        """What `search` finds for each of many queries, in their order, in less time: they are embedded and searched together.
+
+        The options, and what is raised, are those of `search`. An array (n, dim) is n vectors.
+        """
+        from latentlake.searching.batches import search_many
+
+        shared = Request(
+            query="",
+            k=k,
+            column=column,
+            where=where,
+            columns=columns,
+            exact=exact,
+            mode=mode,
+            text_column=text_column,
+            match=match,
+            fuzzy=fuzzy,
+            fusion=fusion,
+            weights=weights,
+            pool=pool,
+        )
+        return search_many(self._place, shared, queries)
 
     def embed(self, queries: Sequence[Any], column: str, *, role: Role = "query") -> np.ndarray:
         """Vectors of texts, of files (`Path`) or of images by the model of `column`, float32 (n, dim), as `search` embeds them.
@@ -341,44 +397,21 @@ class Table(Explorable):
             self, after, column=column, other_column=other_column, k=k, segment=segment, suite=suite, seed=seed
         )
 
-    def _embed(self, query: Any, kind: Kind, column: str, stored: Provenance) -> np.ndarray:
-        check_fits(kind, column, stored)
-        if kind == "vector":
-            return check_vector(query, column, stored)
-        modality = kind if kind in ("text", "image") else None
-        vector = self._models.embed(self.name, column, stored, content_of(query, kind), modality)
-        return check_vector(vector, column, stored)
+    def warm_up(self, column: str | None = None) -> None:
+        """Load what a first search would wait for: the models of the vector columns, or of one, and the indexes of the table.
 
-    def _nearest(self, query: Mapping[str, Any], where: str | None, names: Sequence[str]) -> pa.Table:
-        wanted = [*dict.fromkeys(names), DISTANCE]
-        with explain_filter(where):
-            return self._dataset.scanner(columns=wanted, nearest=query, filter=where, prefilter=True).to_table()
+        Raises what `search` raises of models.
+        """
+        from latentlake.searching.warming import warm_up
 
-    def _vector_of(self, id: str, column: str, stored: Provenance) -> tuple[np.ndarray, str | None]:
-        """The vector of the row `id`, and the address of its object if the table has it. Raises `NotFound`, and `SpecError` where the row has none."""
-        quoted = id.replace("'", "''")
-        names = [column, *(["uri"] if "uri" in self.schema.names else [])]
-        rows = self._dataset.to_table(columns=names, filter=f"id = '{quoted}'", limit=1)
-        if not rows.num_rows:
-            raise NotFound(f"table '{self.name}' has no row '{id}' at version {self.version}.")
-        vector = rows[column][0].as_py()
-        if vector is None:
-            raise SpecError(f"row '{id}' has no vector in column '{column}'; `rejects()` may say why.")
-        return check_vector(vector, column, stored), rows["uri"][0].as_py() if "uri" in names else None
+        warm_up(self._place, column)
 
-    def _default_columns(self) -> list[str]:
-        return [name for name in self.schema.names if name not in self._vectors and name not in HASHES]
+    @cached_property
+    def _place(self) -> Place:
+        return Place(self.name, self._dataset, self._provenances, self.unreadable, self._models, self._storage.options)
 
     def _known(self, columns: Sequence[str]) -> list[str]:
-        """`columns` without repetition. Raises `NotFound` for one that the table does not have."""
-        names = [name for name in dict.fromkeys(columns) if name != DISTANCE]
-        for name in names:
-            if name not in self.schema.names:
-                raise NotFound(
-                    f"table '{self.name}' has no column '{name}'.{did_you_mean(name, self.schema.names)}\n"
-                    f"  Columns: {', '.join(self.schema.names)}"
-                )
-        return names
+        return known_columns(self.schema, columns, self.name)
 
     def _properties(self, version: int) -> dict[str, str]:
         transaction = read_transaction(self._dataset, version)
@@ -387,15 +420,6 @@ class Table(Explorable):
     def __repr__(self) -> str:
         tag = f", tag={self.tag!r}" if self.tag else ""
         return f"Table({self.name!r}, version={self.version}{tag}, vector_columns={self.vector_columns})"
-
-
-def shown_query(query: Any, kind: Kind) -> tuple[str, Any]:
-    """What a result says it was searched with: a text, and the picture of an image or a file."""
-    if kind == "text":
-        return query, None
-    if kind == "file":
-        return str(query), str(Path(query).expanduser().absolute())
-    return ("image", query) if kind == "image" else (f"vector of {np.size(query)} numbers", None)
 
 
 def read_summary(text: str | None) -> dict[str, Any] | None:
@@ -419,58 +443,3 @@ def check_table_name(name: str) -> None:
         raise SpecError(
             f"table name '{name}' is internal: names may not begin with '_' or end with '{REJECTS_SUFFIX}'."
         )
-
-
-def open_lance(storage: Storage, version: int | None = None, block_size: int | None = None, session: Any = None) -> Any:
-    """The Lance dataset at a place, at its newest version or at `version`; None where there is none.
-
-    Lance joins reads that stand less than `block_size` bytes apart, and reads what lies between them too; by default 64 KB in
-    an object store. What it reads of indexes and of files' metadata it keeps in `session`, or with the dataset.
-    """
-    import lance
-
-    from latentlake.retries import retried
-
-    options = {"version": version, "block_size": block_size, "session": session}
-    try:
-        return retried(lance.LanceDataset)(storage.lance_uri, **options, **storage.lance_arguments)
-    except ValueError as failure:
-        if "was not found" in str(failure):
-            return None
-        raise
-
-
-def read_transaction(dataset: Any, version: int) -> Any:
-    """The transaction that made a version; None where it was cleaned up, or pylance cannot read it.
-
-    That is so of a compaction of indexed rows (pylance 14.0.2: `RewrittenIndex.__init__() missing 3 …`).
-    """
-    from latentlake.retries import is_transient
-
-    try:
-        return dataset.read_transaction(version)
-    except (TypeError, ValueError, OSError) as failure:
-        if is_transient(failure):
-            raise
-        return None
-
-
-def checkout(dataset: Any, name: str, wanted: int | str) -> Any:
-    """The dataset of table `name` at a version or a tag. Raises `NotFound`, naming what there is."""
-    if isinstance(wanted, str):
-        tags = sorted(dataset.tags.list())
-        if wanted not in tags:
-            raise NotFound(
-                f"table '{name}' has no tag '{wanted}'.{did_you_mean(wanted, tags)}\n  Tags: {', '.join(tags) or 'none'}"
-            )
-        return dataset.checkout_version(wanted)
-    try:
-        return dataset.checkout_version(wanted)
-    except (ValueError, OSError, OverflowError) as failure:
-        numbers = [int(found["version"]) for found in dataset.versions()]
-        if wanted in numbers:
-            raise
-        raise NotFound(
-            f"table '{name}' has no version {wanted}; there are {len(numbers)}, from {min(numbers)} to {max(numbers)}.\n"
-            "  `versions()` lists them; a cleaned-up version is gone for good."
-        ) from failure

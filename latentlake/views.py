@@ -19,7 +19,8 @@ from latentlake.stored import PART_TYPES
 from operators.batch import make_batch
 from operators.decode import find_decoder
 
-DISTANCE = "_distance"
+DISTANCE = "_distance"  # lower is nearer
+SCORE, BM25 = "_score", "_bm25"  # higher is better
 PLAIN_WIDTH = 100  # characters per line where there is no terminal
 SHOWN_CHARACTERS = 200
 GAP = 2  # between two columns of text
@@ -42,7 +43,7 @@ def show_cell(value: Any) -> str:
 
 
 def shown_names(rows: pa.Table) -> list[str]:
-    """Columns worth showing, in order: the distance, the id, a text, then the others.
+    """Columns worth showing, in order: the score, the distance, the id, a text, then the others.
 
     Not shown are columns of nulls, object ids that equal the row ids, and token counts.
     """
@@ -54,7 +55,7 @@ def shown_names(rows: pa.Table) -> list[str]:
         and not (same and name == "object_id")
         and not name.endswith(tuple(PART_TYPES))
     ]
-    first = (DISTANCE, "id", "text")
+    first = (SCORE, DISTANCE, "id", "text")
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
 
@@ -66,7 +67,7 @@ def text_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], width: i
     from rich.text import Text
 
     cells = {name: [Text(show_cell(row[name])) for row in rows] for name in names}
-    heads = {name: Text("distance" if name == DISTANCE else show_cell(name)) for name in names}
+    heads = {name: Text(show_cell(head_of(name))) for name in names}
     wanted = {name: max([heads[name].cell_len, *(cell.cell_len for cell in cells[name])]) for name in names}
     widths = share_width(wanted, width)
     lines = []
@@ -81,6 +82,11 @@ def text_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], width: i
         note.truncate(width, overflow="ellipsis")
         lines.append(note.plain)
     return "\n".join(lines)
+
+
+def head_of(name: str) -> str:
+    """A column's name as a table shows it: those that a search adds without the underscore."""
+    return name[1:] if name in (SCORE, BM25) or name.startswith(DISTANCE) else name
 
 
 def share_width(wanted: Mapping[str, int], width: int) -> dict[str, int]:

@@ -66,13 +66,16 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_hits(found: SearchResult) -> None:
-    """The hits of a search, one line each: distance, id, and as much of the text, or of the other columns, as fits."""
-    from latentlake.views import DISTANCE, PLAIN_WIDTH, shown_names, text_table
+    """The hits of a search, one line each: score, distance, id, and as much of the text, or of the other columns, as fits."""
+    from latentlake.views import BM25, DISTANCE, PLAIN_WIDTH, SCORE, shown_names, text_table
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
-    others = [name for name in shown_names(found.to_arrow()) if name not in (DISTANCE, "id")]
-    rows = [{DISTANCE: hit[DISTANCE], "id": hit["id"], "snippet": snippet_of(hit, others)} for hit in found]
-    print(text_table(rows, [DISTANCE, "id", "snippet"], width) if rows else "no hits")
+    there = found.to_arrow().column_names
+    first = [name for name in (SCORE, DISTANCE, "id") if name in there]
+    told = (*first, BM25, *(name for name in there if name.startswith(f"{DISTANCE}_")))
+    others = [name for name in shown_names(found.to_arrow()) if name not in told]
+    rows = [{**{name: hit[name] for name in first}, "snippet": snippet_of(hit, others)} for hit in found]
+    print(text_table(rows, [*first, "snippet"], width) if rows else "no hits")
 
 
 def snippet_of(hit: Mapping[str, Any], columns: Sequence[str]) -> str:

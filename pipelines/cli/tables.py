@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,13 +32,37 @@ def search(
     table: TableName,
     query: Annotated[str | None, typer.Argument(help="The text to search for.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
-    column: Annotated[str | None, typer.Option(help="Vector column to search; needed if several fit.")] = None,
+    column: Annotated[
+        list[str], typer.Option(help="Vector column to search; needed if several fit. Repeat it to fuse several.")
+    ] = [],  # noqa: B006
     where: Annotated[str | None, typer.Option(help="SQL filter, applied before the search.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Search with this file: a text, a picture or a sound.")
     ] = None,
-    row: Annotated[str | None, typer.Option("--id", help="Search for rows like this one.")] = None,
+    row: Annotated[
+        list[str], typer.Option("--id", metavar="ID", help="Search for rows like this one; repeat it for several.")
+    ] = [],  # noqa: B006
     exact: Annotated[bool, typer.Option(help="Do not use the index.")] = False,
+    mode: Annotated[
+        Literal["vector", "text", "hybrid"],
+        typer.Option(help="Rank by vectors, by the words of the query, or by both."),
+    ] = "vector",
+    match: Annotated[
+        Literal["any", "all", "phrase", "query"],
+        typer.Option(help="How words match; 'query' reads +must -not \"a phrase\" word~1."),
+    ] = "any",
+    fuzzy: Annotated[int, typer.Option(help="Letters of a word that may differ, 0 to 2.")] = 0,
+    offset: Annotated[int, typer.Option(help="Leave out so many of the first hits.")] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", metavar="COLUMN", help="The best hit only of each value, as of object_id."),
+    ] = None,
+    mmr: Annotated[
+        float | None, typer.Option(help="Fewer hits of one kind: 0 is diversity alone, 1 the plain order.")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Rank the best 100 again by this cross-encoder: a folder.")
+    ] = None,
     models: Annotated[
         list[str],
         typer.Option(
@@ -68,7 +92,7 @@ def search(
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Search a table by text, file or row. Prints the distance, the id and a snippet of each hit."""
+    """Search a table by text, file or row. Prints the score or distance, the id and a snippet of each hit."""
     trust = {
         "allow_downloads": allow_downloads,
         "trust_remote_code": trust_remote_code,
@@ -76,12 +100,29 @@ def search(
         "allow_models": allow_models,
     }
     found = open_table(uri, table, tag, version, options, models=parse_options(models), **trust).search(
-        query if file is None else file, id=row, k=k, column=column, where=where, exact=exact
+        query if file is None else file,
+        id=one_or_all(row),
+        k=k,
+        offset=offset,
+        column=one_or_all(column),
+        where=where,
+        exact=exact,
+        mode=mode,
+        match=match,
+        fuzzy=fuzzy,
+        group_by=group_by,
+        mmr=mmr,
+        rerank=rerank,
     )
     if as_json:
         print(json.dumps(found.to_list(), default=str))
     else:
         print_hits(found)
+
+
+def one_or_all(given: list[str]) -> str | list[str] | None:
+    """The values of an option that may be repeated, as `Table.search` takes them."""
+    return None if not given else given[0] if len(given) == 1 else given
 
 
 @app.command()

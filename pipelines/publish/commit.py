@@ -14,9 +14,10 @@ from lance.commit import CommitConflictError
 from lance.file import LanceFileReader
 
 from latentlake.keys import LOOK_UP_BLOCK
+from latentlake.opening import read_transaction
 from latentlake.retries import is_transient
 from latentlake.storage import Storage
-from latentlake.table import SUMMARY, read_transaction
+from latentlake.table import SUMMARY
 from operators.errors import AccountingError, LatentLakeError, WriterConflict
 from pipelines.flow.columns import merge_deletions, read_merged
 from pipelines.planning.plan import Plan

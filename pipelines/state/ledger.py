@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from latentlake.filters import sql_string
 from latentlake.formats import StoredFormat
+from latentlake.opening import open_lance
 from latentlake.storage import Storage
-from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX, open_lance
+from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
 from operators.errors import Unreadable
 from pipelines.job.spec import with_todays_keys
 from pipelines.state.lease import hold_table

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import lance
 
 from latentlake.filters import sql_string
+from latentlake.opening import checkout
 from latentlake.storage import Storage
-from latentlake.table import checkout
 from operators.errors import NotFound
 from pipelines.planning.plan import new_run_id
 from pipelines.publish.gates import Gate, check_gates, gates_before_tag, measure_recalls, stored_min_recall, to_json

@@ -21,8 +21,8 @@ from lance.fragment import write_fragments
 import latentlake
 from latentlake.credentials import Way, credentials_of
 from latentlake.keys import open_for_look_ups
+from latentlake.opening import open_lance
 from latentlake.storage import Storage, is_secret, lance_options, open_storage
-from latentlake.table import open_lance
 from operators.errors import CredentialsError, SpecError
 
 TABLE = pa.table({"n": range(1000)})

@@ -24,8 +24,8 @@ from latentlake.keys import (
     take_rows,
     update_key_indexes,
 )
+from latentlake.opening import open_lance
 from latentlake.storage import open_storage
-from latentlake.table import open_lance
 from operators.errors import NotFound
 
 DIM = 8

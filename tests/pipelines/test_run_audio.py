@@ -94,7 +94,9 @@ def test_spoken_digits(model: str, tmp_path: Path, digits: Path):
         table.search(digits / name)
     with pytest.raises(SpecError, match=r"does not pass the preprocessing of column 'h': decode: truncated WAV"):
         table.search(digits / broken, column="h")
-    with pytest.raises(SpecError, match="column 'h' takes audio: a Path, or a vector; this query is text"):
+    with pytest.raises(
+        SpecError, match=r"column 'h' takes sound: a Path, or \(samples, rate\), or a vector; this query is text"
+    ):
         table.search("seven", column="h")
 
 

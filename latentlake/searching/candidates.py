@@ -1,0 +1,103 @@
+"""Rows near to a vector: for one query as Lance ranks them, for many queries at once, and within a range of distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from latentlake.filters import explain_filter
+from latentlake.indexes import nearest
+from latentlake.keys import take_rows
+from latentlake.results import DISTANCE
+from latentlake.searching.fusion import Ranking
+from latentlake.searching.place import Place
+from latentlake.tuning.settings import read_settings
+
+ROW_ID = "_rowid"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which rows a search is over, and how: a filter with the rows that it keeps of how many, and whether exactly."""
+
+    where: str | None
+    kept: tuple[int, int] | None
+    exact: bool
+
+
+def scope_of(place: Place, where: str | None, exact: bool) -> Scope:
+    """The scope of a search; counts what the filter keeps, unless the search is exact."""
+    kept = None
+    if where is not None and not exact:
+        with explain_filter(where):
+            kept = (place.dataset.count_rows(where), place.dataset.count_rows())
+    return Scope(where, kept, exact)
+
+
+def scan_nearest(
+    place: Place,
+    query: dict[str, Any],
+    scope: Scope,
+    names: Sequence[str],
+    *,
+    fragments: Sequence[Any] | None = None,
+    fast_search: bool = False,
+) -> pa.Table:
+    """What Lance finds: `names`, `_distance` and `_rowid`, nearest first; in some fragments, or in what is indexed (`fast_search`)."""
+    columns = [*dict.fromkeys(names), DISTANCE]
+    with explain_filter(scope.where):
+        return place.dataset.scanner(
+            columns=columns,
+            nearest=query,
+            filter=scope.where,
+            prefilter=True,
+            with_row_id=True,
+            fragments=fragments,
+            fast_search=fast_search or None,
+        ).to_table()
+
+
+def query_nearest(place: Place, column: str, vector: np.ndarray, n: int, scope: Scope) -> dict[str, Any]:
+    """Lance's query for the `n` rows nearest to one vector (dim,), or to each of many (m, dim)."""
+    settings = read_settings(place.dataset.schema, column)
+    return nearest(column, vector, n, place.provenance(column).metric, scope.exact, scope.kept, settings)
+
+
+def find_near(place: Place, column: str, vector: np.ndarray, n: int, scope: Scope, left_out: np.ndarray) -> Ranking:
+    """The `n` rows nearest to a vector, without those left out."""
+    found = scan_nearest(place, query_nearest(place, column, vector, n + len(left_out), scope), scope, [])
+    ranking = Ranking(column, found[ROW_ID].to_numpy(), found[DISTANCE].to_numpy())
+    return ranking.without(left_out).first(n)
+
+
+def in_range(distances: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """Which distances (n,) are at least `low` and less than `high`, as Lance counts them; bool (n,)."""
+    kept = np.ones(len(distances), dtype=bool)
+    if low is not None:
+        kept &= distances >= low
+    return kept if high is None else kept & (distances < high)
+
+
+def take_in_order(dataset: Any, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+    """`names` of the rows of these ids, in their order."""
+    if not len(rows):
+        return pa.schema([dataset.schema.field(name) for name in names]).empty_table()
+    found = take_rows(dataset, set(rows.tolist()), names)
+    there = found[ROW_ID].to_numpy()
+    order = np.argsort(there)
+    return found.take(order[np.searchsorted(there, rows, sorter=order)]).select(list(names))
+
+
+def vectors_in_order(dataset: Any, rows: np.ndarray, column: str) -> np.ndarray:
+    """Vectors of the rows of these ids, in their order: float32 (n, dim), NaN for a row that has none, or bits uint8 (n, dim / 8)."""
+    found = take_in_order(dataset, rows, [column])[column].combine_chunks()
+    kind = np.uint8 if found.type.value_type == pa.uint8() else np.float32
+    values = np.asarray(found.fill_null([0] * found.type.list_size).flatten()).astype(kind)
+    vectors = values.reshape(len(found), found.type.list_size)
+    if kind is np.float32 and found.null_count:
+        vectors = np.where(np.asarray(found.is_null())[:, None], np.float32("nan"), vectors)
+    return vectors

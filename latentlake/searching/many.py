@@ -1,0 +1,79 @@
+"""Rows near to many vectors at once. Through an index in two stages, because Lance refines the hits of each query by itself.
+
+First the candidates of all queries, as the index ranks them; then their vectors, each read once, and true distances.
+Without refining, an index tells approximate distances (RQ twice the true one), so that rows which it lacks cannot be
+ranked among its own: they are searched apart.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from latentlake.building import find_index
+from latentlake.indexes import IndexInfo, find_tail
+from latentlake.recall import distances_between
+from latentlake.results import DISTANCE
+from latentlake.searching.candidates import ROW_ID, Scope, query_nearest, scan_nearest, vectors_in_order
+from latentlake.searching.fusion import Ranking
+from latentlake.searching.place import Place
+from operators.embedders.base import normalize_rows
+
+QUERIES_AT_ONCE = 1024  # that are compared with every row
+CANDIDATE_BYTES = 128 * 2**20  # of vectors of candidates, about, that are held at once
+
+
+def find_near_many(place: Place, column: str, vectors: np.ndarray, n: int, scope: Scope) -> list[Ranking]:
+    """The `n` rows nearest to each of many vectors (m, dim), at the recall of one search for each."""
+    info = find_index(place.dataset, column)
+    query = query_nearest(place, column, vectors, n, scope)
+    refine = query.get("refine_factor") if info is not None and query["use_index"] else None
+    many = QUERIES_AT_ONCE if refine is None else max(1, CANDIDATE_BYTES // (n * refine * vectors[:1].nbytes))
+    found: list[Ranking] = []
+    for start in range(0, len(vectors), many):
+        asked = {**query, "q": vectors[start : start + many]}
+        if info is None or refine is None:
+            found += split(scan_nearest(place, asked, scope, []), column, len(asked["q"]))
+        else:
+            found += find_in_two_stages(place, info, asked, n * refine, n, scope)
+    return found
+
+
+def find_in_two_stages(
+    place: Place, info: IndexInfo, query: dict[str, Any], candidates: int, n: int, scope: Scope
+) -> list[Ranking]:
+    """See the module: `candidates` rows of the index per query, compared by their true distances, and the rows that it lacks."""
+    vectors, metric, column = query["q"], query["metric"], info.column
+    unrefined = {name: value for name, value in query.items() if name != "refine_factor"} | {"k": candidates}
+    first = split(scan_nearest(place, unrefined, scope, [], fast_search=True), column, len(vectors))
+    tails: list[Ranking] | None = None
+    if info.rows_unindexed:
+        description = next(d for d in place.dataset.describe_indices() if d.name == info.name)
+        flat = {**unrefined, "k": n, "use_index": False}
+        tail = scan_nearest(place, flat, scope, [], fragments=find_tail(place.dataset, description))
+        tails = split(tail, column, len(vectors))
+    rows = np.unique(np.concatenate([ranking.rows for ranking in first]))
+    there = vectors_in_order(place.dataset, rows, column)
+    if metric == "cosine":  # of unit vectors, it is one minus the product
+        vectors, there, metric = normalize_rows(vectors), normalize_rows(there), "dot"
+    found = []
+    for at, ranking in enumerate(first):
+        places = np.searchsorted(rows, ranking.rows)
+        ids, distances = ranking.rows, distances_between(vectors[at : at + 1], there[places], metric)[0]
+        if tails is not None:
+            ids, distances = np.append(ids, tails[at].rows), np.append(distances, tails[at].values)
+        order = np.lexsort((ids, distances))[:n]
+        found.append(Ranking(column, ids[order], distances[order]))
+    return found
+
+
+def split(found: pa.Table, column: str, queries: int) -> list[Ranking]:
+    """What Lance found for many queries, by query."""
+    index, ids, distances = (found[name].to_numpy() for name in ("query_index", ROW_ID, DISTANCE))
+    order = np.argsort(index, kind="stable")
+    ends = np.searchsorted(index[order], np.arange(queries + 1))
+    places = [order[start:end] for start, end in pairwise(ends)]
+    return [Ranking(column, ids[place], distances[place]) for place in places]
