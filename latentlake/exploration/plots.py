@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from latentlake.columns import HASHES
 from latentlake.exploration.colors import Coloring, color_rows
 from latentlake.exploration.maps import FIT_ROWS, MapProvenance, check_settings, fit_map
 from latentlake.exploration.pages import figure_json, render_page
@@ -21,7 +22,6 @@ from latentlake.exploration.stored_maps import stored_maps
 from latentlake.exploration.thumbnails import data_uris
 from latentlake.indexes import has_vector
 from latentlake.results import rows_of
-from latentlake.table import HASHES
 from latentlake.vectors import array_of
 from latentlake.views import show_cell, shown_names
 from operators.errors import MissingExtra, SpecError
