@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from latentlake.exploration.clusters import Clusters
+    from latentlake.exploration.duplicates import Duplicates
     from latentlake.exploration.maps import Projection
     from latentlake.exploration.plots import Plot
+    from latentlake.results import Rows
     from latentlake.table import Table
 
 
@@ -53,6 +59,81 @@ class Explorable:
         from latentlake.exploration.plots import plot_table
 
         return plot_table(as_table(self), color, column, method, where, rows, thumbnails, seed)
+
+    def cluster(
+        self,
+        method: str = "kmeans",
+        clusters: int = 8,
+        *,
+        column: str | None = None,
+        where: str | None = None,
+        target: str | None = None,
+        sample: int = 50_000,
+        seed: int = 0,
+    ) -> Clusters:
+        """Clusters by "kmeans", "gmm" or "hdbscan" (which finds their number itself), each with a Gaussian and a local model.
+
+        They are found in the first 50 principal components of `sample` rows at most; all rows with a vector are assigned. The
+        local model is a PCA, and with `target`, a column of numbers, a ridge regression of it, too. Raises `SpecError`, `NotFound`.
+        """
+        from latentlake.exploration.clusters import cluster_table
+
+        return cluster_table(as_table(self), method, clusters, column, where, target, sample, seed)
+
+    def outliers(
+        self,
+        method: str = "knn",
+        rows: int = 20,
+        *,
+        column: str | None = None,
+        where: str | None = None,
+        neighbors: int = 10,
+        sample: int = 20_000,
+        seed: int = 0,
+    ) -> Rows:
+        """The `rows` that stand furthest apart, furthest first, with their `outlier_score`.
+
+        `method` is "knn" (mean distance to the nearest `neighbors`), "lof", "isolation_forest" or "mahalanobis". Every row with a
+        vector is compared with `sample` rows at most. Raises `SpecError`, `NotFound`.
+        """
+        from latentlake.exploration.outliers import find_outliers
+
+        return find_outliers(as_table(self), method, rows, column, where, neighbors, sample, seed)
+
+    def duplicates(
+        self,
+        threshold: float = 0.05,
+        *,
+        column: str | None = None,
+        where: str | None = None,
+        keep: str = "nearest",
+        seed: int = 0,
+    ) -> Duplicates:
+        """Pairs of rows whose vectors are at most `threshold` apart by the column's metric, and rows of equal content.
+
+        Up to 20,000 rows all pairs are compared; of more, those within partitions. `keep` says which row of a group stays in
+        `redundant`: the "nearest" to its partition's centre, or the "farthest". Raises `SpecError`, `NotFound`.
+        """
+        from latentlake.exploration.duplicates import find_duplicates
+
+        return find_duplicates(as_table(self), threshold, column, where, keep, seed)
+
+    def similarity_matrix(self, ids: Sequence[str], metric: str = "cosine", *, column: str | None = None) -> np.ndarray:
+        """How alike rows are, float32 (n, n): "cosine", "dot", or "euclidean" (minus the distance). Raises `NotFound`, `SpecError`."""
+        from latentlake.exploration.similarity import similarity_matrix
+
+        return similarity_matrix(as_table(self), ids, metric, column)
+
+    def interpolate(
+        self, a: str, b: str, steps: int = 5, *, column: str | None = None, columns: Sequence[str] | None = None
+    ) -> Rows:
+        """Rows along the way from the row `a` to the row `b`: at each step the nearest that was not there yet; `part` is 0 to 1.
+
+        Raises `NotFound`, `SpecError`.
+        """
+        from latentlake.exploration.similarity import interpolate
+
+        return interpolate(as_table(self), a, b, steps, column, columns)
 
 
 def as_table(found: Explorable) -> Table:

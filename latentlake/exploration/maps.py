@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
-from latentlake.exploration.points import pick_column, read_points, stream_points
+from latentlake.exploration.points import MAP_KEY, pick_column, read_points, stream_points
 from latentlake.formats import StoredFormat
 from operators.errors import MissingExtra, SpecError, unknown_name
 
@@ -31,7 +31,6 @@ FIT_ROWS: Mapping[str, int] = {"umap": 50_000, "tsne": 10_000, "pca": 50_000}
 MIN_ROWS = 5
 TSNE_DIMENSIONS = 50  # of the principal components that t-SNE works on, as its authors advise
 TSNE_NEIGHBORS = 5  # a row that t-SNE was not fitted on is placed between so many that it was
-MAP_KEY = b"latentlake.map"  # in the metadata of a column's field
 FORMAT = StoredFormat("the provenance of a map")
 LIBRARY = {"umap": "umap-learn", "tsne": "scikit-learn", "pca": "scikit-learn"}
 

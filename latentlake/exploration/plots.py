@@ -17,7 +17,7 @@ from latentlake.columns import HASHES
 from latentlake.exploration.colors import Coloring, color_rows
 from latentlake.exploration.maps import FIT_ROWS, MapProvenance, check_settings, fit_map
 from latentlake.exploration.pages import figure_json, render_page
-from latentlake.exploration.points import pick_column, points_of
+from latentlake.exploration.points import pick_column, points_of, shown_fields
 from latentlake.exploration.stored_maps import stored_maps
 from latentlake.exploration.thumbnails import data_uris
 from latentlake.indexes import has_vector
@@ -214,9 +214,7 @@ def make_plot(
 
 def labelled_columns(table: Table, color: str | None) -> list[str]:
     """Columns that are read of the rows of a plot: what is shown of a row, and its color. Raises `NotFound`."""
-    hidden = {*HASHES, *table.vector_columns, *table.unreadable}
-    hidden |= {name for found in stored_maps(table.schema).values() for name in found.columns}
-    shown = [field.name for field in table.schema if field.name not in hidden and is_short(field.type)]
+    shown = [field.name for field in shown_fields(table) if is_short(field.type)]
     kept = [name for name in ("id", "uri") if name in shown]
     kept += [name for name in shown if name not in kept][: LABEL_COLUMNS - len(kept)]
     return list(dict.fromkeys([*kept, *([] if color is None else [color])]))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
+from latentlake.filters import sql_string
 from latentlake.provenance import Provenance
 from operators.errors import SpecError
 
 if TYPE_CHECKING:
     from latentlake.table import Table
+
+MAP_KEY = b"latentlake.map"  # in the metadata of the field of a map's coordinates
 
 
 def pick_column(table: Table, column: str | None) -> str:
@@ -61,3 +65,19 @@ def read_points(
         ids += names
         parts.append(points)
     return ids, np.concatenate(parts)
+
+
+def shown_fields(table: Table) -> list[pa.Field]:
+    """Fields worth showing: neither vectors nor hashes nor coordinates of maps."""
+    hidden = {"content_hash", "object_hash", *table.vector_columns, *table.unreadable}
+    return [field for field in table.schema if field.name not in hidden and MAP_KEY not in (field.metadata or {})]
+
+
+def rows_by_id(table: Table, ids: Sequence[str]) -> pa.Table:
+    """The rows of some ids in their order, the fields worth showing. For a few thousand ids at most."""
+    names = [field.name for field in shown_fields(table)]
+    if not ids:
+        return pa.schema([table.schema.field(name) for name in names]).empty_table()
+    found = table.to_arrow(names, f"id IN ({', '.join(sql_string(id) for id in ids)})")
+    at = {id: row for row, id in enumerate(found["id"].to_pylist())}
+    return found.take(pa.array([at[id] for id in ids if id in at], pa.int64()))

@@ -11,7 +11,7 @@ import pytest
 from lake_maker import LakeMaker
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
-from threadpoolctl import threadpool_limits
+from vector_tables import one_thread
 
 import latentlake
 from latentlake.exploration import maps
@@ -42,9 +42,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> latentlake.Table:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """OpenMP's threads wait for each other by spinning: on a busy machine two are many times slower than one."""
-    with threadpool_limits(1):
+def threads() -> Iterator[None]:
+    with one_thread():
         yield
 
 
