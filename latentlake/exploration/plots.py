@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from latentlake.columns import HASHES
 from latentlake.exploration.colors import Coloring, color_rows
 from latentlake.exploration.maps import FIT_ROWS, MapProvenance, check_settings, fit_map
 from latentlake.exploration.pages import figure_json, render_page

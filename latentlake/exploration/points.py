@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from latentlake.columns import HASHES
 from latentlake.filters import sql_string
 from latentlake.provenance import Provenance
 from operators.errors import SpecError
@@ -69,7 +70,7 @@ def read_points(
 
 def shown_fields(table: Table) -> list[pa.Field]:
     """Fields worth showing: neither vectors nor hashes nor coordinates of maps."""
-    hidden = {"content_hash", "object_hash", *table.vector_columns, *table.unreadable}
+    hidden = {*HASHES, *table.vector_columns, *table.unreadable}
     return [field for field in table.schema if field.name not in hidden and MAP_KEY not in (field.metadata or {})]
 
 
