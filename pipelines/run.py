@@ -13,6 +13,7 @@ from typing import Any
 
 from clusters import ClusterProfile
 from latentlake.building import build_index
+from latentlake.column_indexes import lacks, update_column_index
 from latentlake.keys import open_for_look_ups, update_key_indexes
 from latentlake.provenance import columns_of
 from operators.batch import describe
@@ -177,7 +178,8 @@ class Run:
             self.report = build_report(plan, self.state, totals, tally, lines, self.seconds)
             self._check_rejects(totals, tally)
             committed = self._commit(version, tally)
-        if committed is not None or plan.unpublished or plan.base_run is None or version != plan.base_version:
+        changed = committed is not None or plan.unpublished or plan.base_run is None or version != plan.base_version
+        if changed or self._lacks_an_index():
             self._index()
             self._tag()
         else:
@@ -284,6 +286,12 @@ class Run:
         self.seconds["commit"] = time.time() - began
         return committed
 
+    def _lacks_an_index(self) -> bool:
+        """Whether the job declares a full-text or scalar index that the table does not have."""
+        spec = self.plan.spec
+        table = open_dataset(spec.table.lake, spec.table.name) if spec.column_indexes else None
+        return table is not None and lacks(table, spec.column_indexes)
+
     def _index(self) -> None:
         """Build or extend the index of each column. Raises `GateRefused` where one finds too little."""
         began = time.time()
@@ -297,6 +305,10 @@ class Run:
             self.lease.check()
             built = build_index(table, column, stored[column].metric, spec.index_type(column), known.get(column))
             self.report["indexes"].append(asdict(built))
+            self.head = int(table.version)
+        for wanted in spec.column_indexes:
+            self.lease.check()
+            update_column_index(table, wanted)
             self.head = int(table.version)
         self.lease.check()
         keyed = open_for_look_ups(spec.table.lake.child(f"{spec.table.name}.lance"), int(table.version))

@@ -47,7 +47,16 @@ from pipelines.cli.main import app
 from pipelines.flow.counts import Counts
 from pipelines.job.document import KEYS, EmbedKeys, job_schema
 from pipelines.job.jobfile import load_job, parse_yaml
-from pipelines.job.spec import GateSpec, IndexSpec, PoolSpec, PublishSpec, ShardSpec, TableSpec
+from pipelines.job.spec import (
+    GateSpec,
+    IndexSpec,
+    PoolSpec,
+    PublishSpec,
+    ScalarIndexSpec,
+    ShardSpec,
+    TableSpec,
+    TextIndexSpec,
+)
 from pipelines.publish.report import build_report
 from pipelines.publish.tally import Tally
 from pipelines.state.ledger import RUNS_SCHEMA
@@ -338,6 +347,8 @@ def test_the_job_page_names_every_key():
         "pool": PoolSpec,
         "table": TableSpec,
         "index": IndexSpec,
+        "text_index": TextIndexSpec,
+        "scalar_index": ScalarIndexSpec,
         "gates": GateSpec,
         "publish": PublishSpec,
         "shard": ShardSpec,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from latentlake.keys import KEY_COLUMNS
 from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
 from latentlake.stored import PART_TYPES, check_metric, default_metric
 from operators.chain import Step
@@ -101,6 +102,15 @@ def check_references(
                 problems.add((key, index, "column"), f"'{column}' has an index already; one column has one index.")
             elif key == "index" and (problem := misfit(entries_of(data, key)[index], embeds)):
                 problems.add((key, index, "metric"), problem)
+    for key in ("text_index", "scalar_index"):
+        named = [entry.get("column") if isinstance(entry, dict) else None for entry in entries_of(data, key)]
+        for index, column in enumerate(named):
+            if column in columns:
+                problems.add((key, index, "column"), f"'{column}' holds vectors; its index is declared under `index`.")
+            elif column in KEY_COLUMNS and key == "scalar_index":
+                problems.add((key, index, "column"), f"'{column}' has an index by itself.")
+            elif column is not None and column in named[:index]:
+                problems.add((key, index, "column"), f"'{column}' has an index already; one column has one index.")
     if modality in modality_names():
         check_steps(modality, steps, problems)
     places: list[tuple[str, int, str]] = []

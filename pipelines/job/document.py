@@ -21,7 +21,18 @@ from operators.errors import UnknownName
 from operators.fan_out import CHUNK
 from operators.preprocess import operators_by_name
 from operators.presets import preset_names, read_presets
-from pipelines.job.spec import GateSpec, IndexSpec, LimitSpec, PoolSpec, PublishSpec, Section, ShardSpec, TableSpec
+from pipelines.job.spec import (
+    GateSpec,
+    IndexSpec,
+    LimitSpec,
+    PoolSpec,
+    PublishSpec,
+    ScalarIndexSpec,
+    Section,
+    ShardSpec,
+    TableSpec,
+    TextIndexSpec,
+)
 from pipelines.sources import source_class, source_kinds
 
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -86,6 +97,8 @@ class JobFile(BaseModel):
     embed: list[dict[str, Any]]
     table: TableSpec
     index: list[IndexSpec] | None = None
+    text_index: list[TextIndexSpec] | None = None
+    scalar_index: list[ScalarIndexSpec] | None = None
     gates: GateSpec = GateSpec()
     publish: PublishSpec = PublishSpec()
     shard: ShardSpec = ShardSpec()

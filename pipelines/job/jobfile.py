@@ -18,7 +18,7 @@ from pipelines.job.checks import check_place, check_references, check_table, ent
 from pipelines.job.document import KEYS, TABLE_NAME, EmbedKeys, JobFile
 from pipelines.job.overrides import apply_overrides
 from pipelines.job.problems import M, Problems, Where, no_mapping, one_line
-from pipelines.job.spec import EmbedSpec, IndexSpec, JobSpec, TableSpec
+from pipelines.job.spec import EmbedSpec, IndexSpec, JobSpec, ScalarIndexSpec, TableSpec, TextIndexSpec
 from pipelines.sources import source_class
 
 
@@ -98,6 +98,10 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         problems.add(("embed",), "names no model; give at least one.")
     steps = parse_list(data, "preprocess", parse_step, problems)
     indexes = parse_list(data, "index", lambda entry, where, found: found.check(IndexSpec, entry, where), problems)
+    declared = {
+        key: parse_list(data, key, lambda entry, where, found, kind=kind: found.check(kind, entry, where), problems)
+        for key, kind in (("text_index", TextIndexSpec), ("scalar_index", ScalarIndexSpec))
+    }
     sections = {
         key: problems.check(model, data.get(key, {}), (key,))
         for key, model in JobFile.sections().items()
@@ -115,6 +119,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         "source": origin,
         "embed": embeds,
         "index": indexes,
+        **declared,
     }
     return JobSpec(chain=Chain(modality, tuple(steps), options), **whole)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from latentlake.column_indexes import ColumnIndex, Language, ScalarType, text_index
 from latentlake.indexes import IndexType
 from latentlake.storage import Storage, open_storage
 from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
@@ -77,6 +78,32 @@ class IndexSpec(Section):
     type: IndexType = "auto"
 
 
+class TextIndexSpec(Section):
+    """A full-text index of a column of texts. `phrase` keeps where words stand, which phrases need; it makes the index larger."""
+
+    column: str
+    language: Language = "English"  # of stemming, and of the words that are left out
+    stemming: bool = True
+    phrase: bool = False
+
+    @property
+    def wanted(self) -> ColumnIndex:
+        """The index."""
+        return text_index(self.column, self.language, self.stemming, self.phrase)
+
+
+class ScalarIndexSpec(Section):
+    """An index that filters use: of values in order, of few values, or of lists of labels."""
+
+    column: str
+    type: ScalarType = "btree"
+
+    @property
+    def wanted(self) -> ColumnIndex:
+        """The index."""
+        return ColumnIndex(self.column, self.type)
+
+
 class GateSpec(Section):
     """What must hold for a version to be published. Shares, 0 to 1."""
 
@@ -119,6 +146,8 @@ class JobSpec(Section):
     embed: tuple[EmbedSpec, ...]
     table: TableSpec
     index: tuple[IndexSpec, ...] = ()
+    text_index: tuple[TextIndexSpec, ...] = ()
+    scalar_index: tuple[ScalarIndexSpec, ...] = ()
     gates: GateSpec = GateSpec()
     publish: PublishSpec = PublishSpec()
     shard: ShardSpec = ShardSpec()
@@ -140,6 +169,11 @@ class JobSpec(Section):
     def index_type(self, column: str) -> IndexType:
         """Kind of index wanted for a column."""
         return next((index.type for index in self.index if index.column == column), "auto")
+
+    @property
+    def column_indexes(self) -> list[ColumnIndex]:
+        """The full-text and scalar indexes that are wanted."""
+        return [*(index.wanted for index in self.text_index), *(index.wanted for index in self.scalar_index)]
 
     def resolved(self) -> JobSpec:
         """The job with every model looked up: revisions pinned, dimensions known.
@@ -172,6 +206,11 @@ class JobSpec(Section):
             ],
             "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
             "index": [index.model_dump(mode="json") for index in self.index],
+            **{
+                name: [index.model_dump(mode="json") for index in declared]
+                for name, declared in (("text_index", self.text_index), ("scalar_index", self.scalar_index))
+                if declared
+            },
             **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
         }
 

@@ -13,6 +13,7 @@ import lance
 import pyarrow as pa
 
 from clusters import Capacity, ClusterProfile
+from latentlake.column_indexes import check_column
 from latentlake.provenance import columns_of, fingerprint_of
 from latentlake.storage import Storage
 from latentlake.stored import stored_bytes
@@ -213,6 +214,8 @@ def make_plan(
             fields = tuple(metadata_fields(spec, comparison.entries(), base.table))
             stored = None if is_rebuild(spec) or base.table is None else base.table.schema
             schema = table_schema(spec, fields, stored, run_id)
+            for wanted in spec.column_indexes:
+                check_column(wanted, schema)
             new_fields = tuple(f for f in schema if stored is not None and f.name not in stored.names)
             changes = compare(spec, base, comparison, fields, new_fields, retry)
             chosen = choose_runner(runner, profile, spec, pools, changes.work, changes.work_bytes)
