@@ -14,6 +14,7 @@ from matrix import (  # noqa: E402, F401 (found on the path set above; hooks are
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_logreport,
+    pytest_sessionstart,
     pytest_terminal_summary,
 )
 from worlds import Worlds  # noqa: E402

@@ -16,6 +16,7 @@ class Matrix:
     """The faults that were met, each by its name, what is promised, and the test; and how their cases went."""
 
     def __init__(self) -> None:
+        self.terminal: pytest.TerminalReporter | None = None  # where failures are told at once, of a run of hours
         self.tried: Counter[tuple[str, ...]] = Counter()
         self.survived: Counter[tuple[str, ...]] = Counter()
         self.skipped: Counter[tuple[str, ...]] = Counter()
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARK)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find where failures are told, unless this process only runs the cases that another hands out."""
+    if session.config.getoption("--faults", default=False) and not hasattr(session.config, "workerinput"):
+        MATRIX.terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Note in each case which fault it is of, and leave out those that are not in the sample."""
     by_fault: dict[str, list[pytest.Item]] = {}
@@ -66,7 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count a case."""
+    """Count a case, and tell of one that failed."""
+    if report.failed and MATRIX.terminal is not None:
+        MATRIX.terminal.write_line(f"\n{report.nodeid} ({report.when})\n{report.longreprtext}")
     fault = next((tuple(value) for name, value in report.user_properties if name == PROPERTY), None)
     if fault is None:
         return

@@ -87,14 +87,18 @@ def test_a_node_is_killed(worlds: Worlds, cluster: RayCluster, tmp_path: Path, s
 
 
 def hold_cpus() -> Any:
-    """An actor that is not the job's, and holds 1.5 of this process's two CPUs."""
+    """An actor that is not the job's, and holds 1.5 of this process's two CPUs. Fails where others keep hold of them."""
 
     class Holder:  # here, so that it is sent as it is
         def here(self) -> bool:
             return True
 
     holder = ray.remote(Holder).options(num_cpus=1.5).remote()
-    assert ray.get(holder.here.remote())
+    try:
+        ray.get(holder.here.remote(), timeout=180)
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(holder)
+        pytest.fail(f"others keep hold of CPUs, of which there are left: {ray.available_resources()}")
     return holder
 
 
