@@ -369,11 +369,21 @@ class Table(Explorable):
         resamples: int = 1000,
         confidence: float = 0.95,
         seed: int = 0,
+        record: bool = True,
     ) -> Evaluation:
-        """Run the tasks of a suite, a file or a mapping, on this version; see `latentlake.evaluation.evaluate`."""
-        from latentlake.evaluation import evaluate
+        """Run the tasks of a suite, a file or a mapping, on this version, and `record` it in the lake; see `latentlake.evaluation`."""
+        from latentlake.evaluation import evaluate, record_evaluation
 
-        return evaluate(self, suite, columns=columns, resamples=resamples, confidence=confidence, seed=seed)
+        found = evaluate(self, suite, columns=columns, resamples=resamples, confidence=confidence, seed=seed)
+        if record:
+            record_evaluation(self._storage, found)
+        return found
+
+    def evaluations(self, version: int | None = None) -> list[Evaluation]:
+        """What `evaluate` recorded of this table, of all its versions or of one, the latest last."""
+        from latentlake.evaluation import read_evaluations
+
+        return read_evaluations(self._storage, self.name, version)
 
     def compare(
         self,

@@ -28,6 +28,8 @@ from pydantic import BaseModel
 import latentlake
 from clusters import ClusterProfile, HeadNode, KubernetesOptions, LauncherOptions, RuntimeEnv, WorkerGroup
 from latentlake.building import IndexReport
+from latentlake.evaluation import load_suite, task_kinds
+from latentlake.evaluation.suite import task_class
 from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS
 from latentlake.provenance import Provenance
 from latentlake.table import REJECTS_SCHEMA
@@ -163,7 +165,17 @@ def test_cluster_profiles_are_valid(text: str):
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_yaml_is_marked(text: str):
-    assert text.startswith(("# job\n", "# cluster\n"))
+    assert text.startswith(("# job\n", "# cluster\n", "# suite\n"))
+
+
+@pytest.mark.parametrize("text", blocks("yaml", "# suite"))
+def test_suites_are_valid(text: str):
+    assert load_suite(yaml.safe_load(text)).tasks
+
+
+@pytest.mark.parametrize("kind", task_kinds())
+def test_the_evaluation_page_has_every_option(kind: str):
+    check_fields(task_class(kind), section("docs/evaluation.md", f"`{kind}`"), ("kind", "name", "columns"))
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda path: path.name)

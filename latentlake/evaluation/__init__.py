@@ -2,6 +2,7 @@
 
 from latentlake.evaluation.evaluate import evaluate
 from latentlake.evaluation.measures import canonical_measure
+from latentlake.evaluation.records import read_evaluations, record_evaluation
 from latentlake.evaluation.results import Difference, Evaluation, Result, compare
 from latentlake.evaluation.suite import Suite, load_suite, task_kinds
 
@@ -14,5 +15,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load_suite",
+    "read_evaluations",
+    "record_evaluation",
     "task_kinds",
 ]

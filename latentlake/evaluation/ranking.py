@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from latentlake.indexes import nearest
+from latentlake.results import DISTANCE
 from latentlake.table import Table
+from latentlake.tuning.settings import read_settings
 
 QUERY_BATCH = 64  # queries searched at once
 
@@ -17,6 +20,15 @@ def has_index(table: Table, column: str) -> bool:
     return any(info.column == column and info.metric for info in table.indexes())
 
 
+def nearest_rows(
+    table: Table, column: str, vectors: np.ndarray, rows: int, names: Sequence[str], exact: bool = False
+) -> pa.Table:
+    """The `rows` nearest rows of each vector (n, dim), as readers search or exactly: the columns `names`, and `query_index`."""
+    settings = read_settings(table.schema, column)
+    query = nearest(column, vectors, rows, table.provenance(column).metric, exact, settings=settings)
+    return table.to_lance().scanner(columns=[*names, DISTANCE], nearest=query).to_table()
+
+
 def rank_documents(
     table: Table, column: str, vectors: np.ndarray, depth: int, documents: str, exact: bool
 ) -> list[list[str]]:
@@ -24,17 +36,14 @@ def rank_documents(
 
     A document of several rows stands where its nearest row does; more rows are asked for until there are enough documents.
     """
-    dataset, metric = table.to_lance(), table.provenance(column).metric
     found: list[list[str]] = [[] for _ in range(len(vectors))]
     left, rows = np.arange(len(vectors)), depth
     while len(left):
         short = []
         for start in range(0, len(left), QUERY_BATCH):
             chosen = left[start : start + QUERY_BATCH]
-            query = nearest(column, vectors[chosen], rows, metric, exact)
-            hits = dataset.scanner(columns=[documents, "_distance"], nearest=query).to_table()
-            places = hits["query_index"].to_numpy()
-            names = hits[documents].to_pylist()
+            hits = nearest_rows(table, column, vectors[chosen], rows, [documents], exact)
+            places, names = hits["query_index"].to_numpy(), hits[documents].to_pylist()
             for at, number in enumerate(chosen.tolist()):
                 own = np.flatnonzero(places == at)
                 found[number] = distinct([names[place] for place in own.tolist()], depth)

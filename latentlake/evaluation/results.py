@@ -125,10 +125,14 @@ class Evaluation:
         told = {name: getattr(self, name) for name in ("table", "version", "suite", "suite_hash", "settings")}
         return json.dumps({**told, "results": [asdict(r) for r in self.results], "notes": list(self.notes)})
 
+    def to_cells(self) -> list[dict[str, str]]:
+        """The results as cells of text, by the names of columns."""
+        return [shown(result) for result in self.results]
+
     def to_text(self, width: int) -> str:
         """A table of one line per result, none longer than `width` characters."""
         head = f"{self.table}, version {self.version}: suite '{self.suite}'"
-        rows = [shown(result) for result in self.results]
+        rows = self.to_cells()
         table = text_table(rows, list(rows[0]), width) if rows else "no results"
         return "\n".join([head, table, *(f"note: {note}" for note in self.notes)])
 
@@ -138,7 +142,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = [shown(result) for result in self.results]
+        rows = self.to_cells()
         head = f"<p>{escape(self.table)}, version {self.version}: suite <b>{escape(self.suite)}</b></p>"
         notes = [f"<p>{escape(note)}</p>" for note in self.notes]
         return "\n".join([head, html_table(rows, list(rows[0]), None) if rows else "<p>no results</p>", *notes])

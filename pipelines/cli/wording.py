@@ -24,6 +24,7 @@ WORDS = (
     (r"`storage_options`", "--option"),
     (r"\bk is (\S+); it must", r"-k is \1; it must"),
     (r"\bwhere = ", "--where "),
+    (r"evaluate with `record=False`", "evaluate with --no-record"),
     (r"`id=`", "--id"),
     (r"`column=`", "--column"),
 )
