@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from latentlake.filters import reason_of
+from latentlake.names import REJECTS_SUFFIX, check_table_name, is_internal
 from latentlake.opening import checkout, open_lance
 from latentlake.query import QueryModels
 from latentlake.storage import Storage, open_storage
-from latentlake.table import REJECTS_SUFFIX, Table, check_table_name, is_internal
+from latentlake.table import Table
 from latentlake.trust import Trust
 from operators.errors import LatentLakeError, NotFound, SpecError, did_you_mean
 

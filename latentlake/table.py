@@ -6,7 +6,6 @@ not, and it searches; lancedb would be a second handle, with an older Lance insi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
 from latentlake.handover import open_in_lancedb
 from latentlake.indexes import IndexInfo, describe_indexes
+from latentlake.names import REJECTS_SUFFIX
 from latentlake.opening import checkout, open_lance, read_transaction
 from latentlake.provenance import Provenance, read_provenance, vector_columns
 from latentlake.query import QueryModels, embed_alike
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from latentlake.evaluation import Evaluation, Suite
     from operators.embedders.base import Role
 
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
-REJECTS_SUFFIX = "__rejects"
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field("object_id", pa.string(), nullable=False),
@@ -438,18 +436,3 @@ def read_summary(text: str | None) -> dict[str, Any] | None:
         return None if text is None else SUMMARY.read(text)
     except Unreadable:
         return None
-
-
-def is_internal(name: str) -> bool:
-    """Whether LatentLake keeps the table `name` for itself."""
-    return name.startswith("_") or name.endswith(REJECTS_SUFFIX)
-
-
-def check_table_name(name: str) -> None:
-    """Raise `SpecError` unless `name` can be a user's table."""
-    if not NAME.fullmatch(name):
-        raise SpecError(f"table name '{name}': use letters, digits, '_', '.' and '-' only.")
-    if is_internal(name):
-        raise SpecError(
-            f"table name '{name}' is internal: names may not begin with '_' or end with '{REJECTS_SUFFIX}'."
-        )

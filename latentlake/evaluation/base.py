@@ -61,6 +61,7 @@ class Measured:
     value: float = float("nan")
     n: int = 0
     mode: str = ""
+    column: str | None = None  # that it is of, where it is not the subject's
 
 
 @dataclass(frozen=True)

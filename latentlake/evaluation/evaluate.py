@@ -36,7 +36,7 @@ def evaluate(
     loaded = load_suite(suite)
     for column in columns or ():
         table.provenance(column)
-    results: list[Result] = []
+    results: dict[Key, Result] = {}
     samples: dict[Key, Sample] = {}
     notes: list[str] = []
     used: set[str] = set()
@@ -44,10 +44,12 @@ def evaluate(
         for column in columns_of(task, table, columns):
             used.add(column)
             for measured in task.run(Subject(table, column, seed, notes)):
-                result = to_result(measured, task.title, column, resamples, confidence, seed)
-                results.append(result)
+                key = task.title, measured.measure, measured.column or column, measured.mode
+                if key in results:
+                    continue  # by words, which is the same whatever the vector column
+                results[key] = to_result(key, measured, resamples, confidence, seed)
                 if measured.sample is not None:
-                    samples[result.key] = measured.sample
+                    samples[key] = measured.sample
     settings = {
         "columns": {column: table.provenance(column).fingerprint for column in sorted(used)},
         "indexes": sorted(f"{info.column}: {info.type}" for info in table.indexes() if info.column in used),
@@ -55,7 +57,16 @@ def evaluate(
         "confidence": confidence,
         "seed": seed,
     }
-    return Evaluation(table.name, table.version, loaded.name, loaded.hash(), settings, results, samples, tuple(notes))
+    return Evaluation(
+        table.name,
+        table.version,
+        loaded.name,
+        loaded.hash(),
+        settings,
+        list(results.values()),
+        samples,
+        tuple(notes),
+    )
 
 
 def columns_of(task: TaskSpec, table: Table, asked: Sequence[str] | None) -> Iterator[str]:
@@ -70,11 +81,12 @@ def columns_of(task: TaskSpec, table: Table, asked: Sequence[str] | None) -> Ite
     yield from (name for name in fitting if asked is None or name in asked)
 
 
-def to_result(measured: Measured, task: str, column: str, resamples: int, confidence: float, seed: int) -> Result:
+def to_result(key: Key, measured: Measured, resamples: int, confidence: float, seed: int) -> Result:
     """A figure with its interval."""
+    task, measure, column, mode = key
     sample = measured.sample
     if sample is None:
-        return Result(task, measured.measure, column, measured.mode, measured.value, None, None, measured.n)
+        return Result(task, measure, column, mode, measured.value, None, None, measured.n)
     figure, n = sample.figure, len(sample.data)
     low, high = interval_of(figure, n, sample.groups, resamples, confidence, seed)
-    return Result(task, measured.measure, column, measured.mode, sample.value, low, high, n)
+    return Result(task, measure, column, mode, sample.value, low, high, n)

@@ -117,8 +117,8 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Retry only what the last run rejected. Objects that now succeed are added to the table."""
+    from latentlake.names import check_table_name
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from pipelines.job.jobfile import load_job
     from pipelines.state.manifest import Retry
     from pipelines.upkeep.stored_jobs import at_lake, stored_job

@@ -207,8 +207,8 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a table: state, counts, versions. Includes the run under way and those that can be resumed."""
+    from latentlake.names import check_table_name
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from pipelines.state.lease import find_holder
     from pipelines.state.ledger import WORK_FOLDER
     from pipelines.state.manifest import described_runs

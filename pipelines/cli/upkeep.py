@@ -34,8 +34,8 @@ def maintain(
     """Compact a table, merge its indexes, remove old versions and orphans. Keeps tags and unfinished runs."""
     from datetime import timedelta
 
+    from latentlake.names import check_table_name
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from pipelines.upkeep.maintain import maintain_table
 
     check_table_name(table)
@@ -60,8 +60,8 @@ def rollback(
     options: Options = [],  # noqa: B006
 ) -> None:
     """Return readers to an earlier version. The next run builds on it."""
+    from latentlake.names import check_table_name
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from pipelines.upkeep.rollback import roll_back
 
     check_table_name(table)
@@ -88,8 +88,8 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete objects for good: from every version, from rejects and records. The next run does not bring them back."""
+    from latentlake.names import check_table_name
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from pipelines.job.jobfile import read_text
     from pipelines.upkeep.delete import allow_again, delete_objects
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -11,9 +12,11 @@ from pydantic import Field, model_validator
 from latentlake.evaluation.base import DataPath, Measured, Subject, TaskSpec
 from latentlake.evaluation.judgements import Judgements, Queries, read_beir, read_judgements, read_queries
 from latentlake.evaluation.measures import cutoff_of, measure_queries, parse_measures
-from latentlake.evaluation.ranking import has_index, rank_documents
+from latentlake.evaluation.ranking import Way, has_index, rank_documents
 from latentlake.evaluation.statistics import Sample
 from latentlake.keys import scan_keys
+from latentlake.searching.fulltext import TEXT, text_indexes
+from latentlake.searching.request import Fusion, Match, Mode
 from operators.errors import NotFound, SpecError, did_you_mean
 
 EXACT = " exact"
@@ -32,7 +35,10 @@ class Task(TaskSpec):
     topic_field: str = "title"  # of TREC topics
     documents: str = "object_id"  # column with the names that the judgements use
     measures: tuple[str, ...] = ("nDCG@10", "AP", "RR", "R@100", "P@10")
-    modes: tuple[Literal["vector"], ...] = ("vector",)
+    modes: tuple[Mode, ...] | None = None  # None: vector, and where a column has a full-text index also text and hybrid
+    text_column: str | None = None  # whose words are searched; those with an index, else `text`
+    match: Match = "any"
+    fusion: Fusion = "rrf"
     exact: bool = True  # also without the index, where there is one
     depth: int = Field(default=1000, ge=1)  # hits for measures without a cutoff
 
@@ -64,23 +70,31 @@ class Task(TaskSpec):
         measures = parse_measures(self.measures)
         check_documents(self, subject, judged)
         vectors = subject.embed(list(queries.values()))
-        for mode, exact in self.searches(subject):
+        for way in self.ways(subject):
+            asked: Sequence[Any] = list(vectors) if way.mode == "vector" else list(queries.values())
+            column = (self.text_column or TEXT) if way.mode == "text" else None
             hits: dict[int, dict[str, list[str]]] = {}
             for name, measure in measures.items():
-                # The number of hits asked for changes what an index finds: each cutoff is measured by a search for so many.
-                depth = self.depth if exact else cutoff_of(measure) or self.depth
+                # The number of hits asked for changes what is found, through an index and in a pool: each cutoff is measured by
+                # a search for so many.
+                depth = self.depth if way.exact and way.mode == "vector" else cutoff_of(measure) or self.depth
                 if depth not in hits:
-                    ranked = rank_documents(subject.table, subject.column, vectors, depth, self.documents, exact)
+                    ranked = rank_documents(subject.table, subject.column, asked, depth, self.documents, way)
                     hits[depth] = dict(zip(queries, ranked, strict=True))
                 values = measure_queries({name: measure}, judged, hits[depth])[name]
-                yield Measured(name, sample_of(values), mode=mode)
+                yield Measured(name, sample_of(values), mode=way.name, column=column)
 
-    def searches(self, subject: Subject) -> Iterator[tuple[str, bool]]:
-        """Modes by the names that results carry, and whether each leaves the index unused."""
-        for mode in self.modes:
-            yield mode, False
-            if self.exact and has_index(subject.table, subject.column):
-                yield mode + EXACT, True
+    def ways(self, subject: Subject) -> Iterator[Way]:
+        """How the queries are searched: in each mode as readers search, and where there is an index also without it."""
+        offered: tuple[Mode, ...] = (
+            ("vector", "text", "hybrid") if text_indexes(subject.table.to_lance()) else ("vector",)
+        )
+        indexed = self.exact and has_index(subject.table, subject.column)
+        for mode in self.modes or offered:
+            way = Way(mode, mode, False, self.text_column, self.match, self.fusion)
+            yield way
+            if indexed and mode != "text":
+                yield replace(way, name=mode + EXACT, exact=True)
 
 
 def sample_of(values: Mapping[str, float]) -> Sample:

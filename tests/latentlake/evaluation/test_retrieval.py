@@ -82,6 +82,33 @@ def test_two_systems_are_compared_query_by_query(cranfield: latentlake.Table, da
     assert (found.value, found.low, found.high) == pytest.approx((-0.01, -0.01, -0.01))
 
 
+def test_modes_stand_side_by_side_with_the_index_and_without(data: Path, tmp_path: Path):
+    """Each mode has the values of what `Table.search` finds."""
+    rows = pq.read_table(data / "cranfield" / "corpus.parquet").to_pylist()[:300]
+    maker = LakeMaker(str(tmp_path / "lake"))
+    dataset = maker.write_texts("t", [row["text"] for row in rows], objects=[row["id"] for row in rows])
+    dataset.create_index("words", index_type="IVF_FLAT", metric="cosine", num_partitions=2)
+    dataset.create_scalar_index("text", "INVERTED", with_position=True)
+    table = latentlake.connect(maker.uri).open("t")
+    folder = data / "cranfield"
+    task = {"kind": "retrieval", "queries": folder / "queries.parquet", "qrels": folder / "qrels.parquet"}
+    found = table.evaluate({"tasks": [{**task, "measures": ["nDCG@10", "R@100"]}]}, resamples=20, record=False)
+    modes = ["vector", "vector exact", "text", "hybrid", "hybrid exact"]
+    assert [(r.mode, r.measure) for r in found.results] == [(m, n) for m in modes for n in ("nDCG@10", "R@100")]
+    assert {r.mode: r.column for r in found.results} == {**dict.fromkeys(modes, "words"), "text": "text"}
+    queries = pq.read_table(folder / "queries.parquet").to_pydict()
+    qrels = read_judgements(folder / "qrels.parquet")
+    for mode in ("vector", "text", "hybrid"):
+        column = {} if mode == "text" else {"column": "words"}
+        run = {}
+        for query, text in zip(queries["query_id"], queries["text"], strict=True):
+            hits = table.search(text, k=10, mode=mode, **column)
+            run[query] = {hit["object_id"]: -float(rank) for rank, hit in enumerate(hits)}
+        own = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(run)
+        expected = np.mean([own[query]["ndcg_cut_10"] if query in own else 0 for query in qrels])
+        assert found.find("nDCG@10", mode=mode).value == pytest.approx(expected, abs=2e-3)  # ties of hashed words
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "queries.tsv").write_text("q1\topen the file\nq2\tcompare strings\n")
