@@ -70,6 +70,10 @@ ELSEWHERE = {
         "docs/observability.md",
         "Spans",
     ): "tests/pipelines/test_spans.py::test_the_command_sends_spans_where_the_standard_variables_say",
+    (
+        "docs/exploring.md",
+        "A page about a version",
+    ): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
     ("docs/clusters.md", "Submit a job"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",
     ("docs/planning.md", "A budget"): "tests/clusters/test_admission.py::test_a_budget_is_passed_on_to_the_run",
     ("docs/planning.md", "doctor"): "tests/pipelines/test_doctor.py::test_the_commands_of_the_page",

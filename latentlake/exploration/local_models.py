@@ -31,10 +31,10 @@ def fit_local(points: np.ndarray, target: np.ndarray | None) -> LocalModel:
     """The local model of a cluster's points (n, dimension), and of a number for each (NaN: unknown), if there is one."""
     from sklearn.decomposition import PCA
 
-    if len(points) < 2:
+    if not np.ptp(points, axis=0).any():  # one row, or equal ones
         return LocalModel(np.zeros((1, points.shape[1])), np.zeros(1))
     found = PCA(min(DIRECTIONS, *points.shape)).fit(points)
-    explained = np.nan_to_num(found.explained_variance_ratio_)
+    explained = found.explained_variance_ratio_
     if target is None or (known := np.isfinite(target)).sum() < LEAST_ROWS:
         return LocalModel(found.components_, explained)
     from sklearn.linear_model import RidgeCV

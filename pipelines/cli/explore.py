@@ -1,0 +1,62 @@
+"""Commands that look at a table as a whole: report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import LakeUri, Options, TableName, Tag, Version, app, open_table, parse_options
+
+if TYPE_CHECKING:
+    from latentlake.exploration.report import Known
+    from latentlake.storage import Storage
+
+Column = Annotated[str | None, typer.Option(help="Vector column to look at. Default: the first.")]
+Color = Annotated[str | None, typer.Option(help="Color the map by this column.")]
+Method = Annotated[
+    str | None, typer.Option(help="Make the map by umap, tsne or pca. Default: the map that the table keeps, or umap.")
+]
+
+
+@app.command()
+def report(
+    uri: LakeUri,
+    table: TableName,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page to write.")],
+    column: Column = None,
+    color: Color = None,
+    method: Method = None,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Write a page (HTML) about a version of a table: counts, provenance, indexes, evaluation, drift, map, clusters, outliers, rejects, runs."""
+    from latentlake.exploration.report import report_page
+    from latentlake.storage import open_storage
+
+    found = open_table(uri, table, tag, version, options)
+    known = what_is_known(open_storage(uri, parse_options(options)), found.name, found.version)
+    page = report_page(found, known, column=column, color=color, method=method)
+    output.write_text(page, encoding="utf-8")
+    print(f"{output}: {found.name} at version {found.version}, {output.stat().st_size / 2**20:.1f} MB")
+
+
+def what_is_known(lake: Storage, table: str, version: int) -> Known:
+    """What the ledger and the evaluations say of a version."""
+    from latentlake.evaluation.records import read_evaluations
+    from latentlake.exploration.report import Known
+    from pipelines.publish.indexes import known_indexes
+    from pipelines.state.lease import find_holder
+    from pipelines.state.ledger import WORK_FOLDER, read_report, read_runs
+    from pipelines.state.manifest import described_runs
+
+    holder = find_holder(lake.child(WORK_FOLDER, table))
+    made = [read_report(line["report"]) for line in read_runs(lake, table, f"head = {version} OR version = {version}")]
+    return Known(
+        runs=described_runs(lake, table, holder is not None),
+        report=next((found for found in made if found.get("columns")), {}),
+        indexes={name: vars(index) for name, index in known_indexes(lake, table, version).items()},
+        evaluations=read_evaluations(lake, table, version)[::-1],
+    )
