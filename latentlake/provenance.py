@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, NotRequired
 
 import pyarrow as pa
@@ -41,7 +42,7 @@ class Provenance:
         """Length of the vectors."""
         return self.config.dimension
 
-    @property
+    @cached_property  # to find a family takes a millisecond, and each query asks for its dimension
     def config(self) -> EmbedderConfig:
         """The embedder's config, as it was resolved when the column was made.
 

@@ -94,10 +94,16 @@ def take_in_order(dataset: Any, rows: np.ndarray, names: Sequence[str]) -> pa.Ta
 
 def vectors_in_order(dataset: Any, rows: np.ndarray, column: str) -> np.ndarray:
     """Vectors of the rows of these ids, in their order: float32 (n, dim), NaN for a row that has none, or bits uint8 (n, dim / 8)."""
-    found = take_in_order(dataset, rows, [column])[column].combine_chunks()
+    found = take_in_order(dataset, rows, [column])[column]
     kind = np.uint8 if found.type.value_type == pa.uint8() else np.float32
-    values = np.asarray(found.fill_null([0] * found.type.list_size).flatten()).astype(kind)
-    vectors = values.reshape(len(found), found.type.list_size)
+    size = found.type.list_size
+    chunks = [chunk.fill_null([0] * size) if chunk.null_count else chunk for chunk in found.chunks]
+    values = [np.asarray(chunk.flatten()).astype(kind, copy=False) for chunk in chunks]
+    vectors = (
+        np.concatenate([np.zeros(0, kind), *values]).reshape(-1, size)
+        if len(values) != 1
+        else values[0].reshape(-1, size)
+    )
     if kind is np.float32 and found.null_count:
-        vectors = np.where(np.asarray(found.is_null())[:, None], np.float32("nan"), vectors)
+        vectors = np.where(found.is_null().to_numpy()[:, None], np.float32("nan"), vectors)
     return vectors

@@ -20,7 +20,6 @@ from latentlake.results import DISTANCE
 from latentlake.searching.candidates import ROW_ID, Scope, query_nearest, scan_nearest, vectors_in_order
 from latentlake.searching.fusion import Ranking
 from latentlake.searching.place import Place
-from operators.embedders.base import normalize_rows
 
 QUERIES_AT_ONCE = 1024  # that are compared with every row
 CANDIDATE_BYTES = 128 * 2**20  # of vectors of candidates, about, that are held at once
@@ -57,17 +56,30 @@ def find_in_two_stages(
         tails = split(tail, column, len(vectors))
     rows = np.unique(np.concatenate([ranking.rows for ranking in first]))
     there = vectors_in_order(place.dataset, rows, column)
-    if metric == "cosine":  # of unit vectors, it is one minus the product
-        vectors, there, metric = normalize_rows(vectors), normalize_rows(there), "dot"
+    lengths = lengths_of(there) if metric == "cosine" else None
     found = []
     for at, ranking in enumerate(first):
         places = np.searchsorted(rows, ranking.rows)
-        ids, distances = ranking.rows, distances_between(vectors[at : at + 1], there[places], metric)[0]
+        distances = true_distances(vectors[at], there[places], metric, None if lengths is None else lengths[places])
+        ids = ranking.rows
         if tails is not None:
             ids, distances = np.append(ids, tails[at].rows), np.append(distances, tails[at].values)
         order = np.lexsort((ids, distances))[:n]
         found.append(Ranking(column, ids[order], distances[order]))
     return found
+
+
+def lengths_of(vectors: np.ndarray) -> np.ndarray:
+    """Lengths (L2) of vectors, float32 (n,), of (n, dim)."""
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+
+
+def true_distances(query: np.ndarray, rows: np.ndarray, metric: str, lengths: np.ndarray | None) -> np.ndarray:
+    """Distances of rows (n, dim), of these lengths where the metric is cosine, to a query (dim,), float32 (n,)."""
+    if lengths is None:
+        return distances_between(query[None], rows, metric)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero vector is near to nothing: NaN sorts last
+        return 1 - (rows @ query) / (lengths * np.linalg.norm(query))
 
 
 def split(found: pa.Table, column: str, queries: int) -> list[Ranking]:
