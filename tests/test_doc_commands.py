@@ -77,6 +77,7 @@ ELSEWHERE = {
     ("docs/clusters.md", "Submit a job"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",
     ("docs/planning.md", "A budget"): "tests/clusters/test_admission.py::test_a_budget_is_passed_on_to_the_run",
     ("docs/planning.md", "doctor"): "tests/pipelines/test_doctor.py::test_the_commands_of_the_page",
+    ("docs/evaluation.md", "Evaluation"): "tests/pipelines/test_cli_evaluate.py::test_the_commands_of_the_page",
     ("docs/airflow.md", "Connection"): "infra/airflow/tests/test_dags.py::test_the_nightly_run_a_backfill_and_upkeep",
     (
         "infra/kuberay/README.md",
