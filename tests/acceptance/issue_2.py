@@ -200,12 +200,14 @@ def on_s3(setting: Setting) -> Line:
 
 
 def broken_files(setting: Setting) -> Line:
-    """6: thirty broken files among three hundred, accounted for one by one."""
+    """6: one broken file among ten, thirty among three hundred, accounted for one by one."""
     from PIL import Image
 
+    kinds = ("truncated", "zero", "text", "bomb", "link", "noise")
+    broken, whole = len(kinds) * setting.broken, 54 * setting.broken
     folder = setting.folder / "broken"
     folder.mkdir()
-    good = sorted((setting.data / "cifar10").rglob("*.jpg"))[:270]
+    good = sorted((setting.data / "cifar10").rglob("*.jpg"))[:whole]
     for number, path in enumerate(good):
         (folder / f"good{number:03}.jpg").write_bytes(path.read_bytes())
     bomb = io.BytesIO()
@@ -216,7 +218,7 @@ def broken_files(setting: Setting) -> Line:
 
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     rng = np.random.default_rng(0)
-    for number in range(5):
+    for number in range(setting.broken):
         (folder / f"truncated{number}.jpg").write_bytes(good[number].read_bytes()[:400])
         (folder / f"zero{number}.jpg").write_bytes(b"")
         (folder / f"text{number}.jpg").write_text("this is no image at all\n" * 5)
@@ -235,15 +237,15 @@ def broken_files(setting: Setting) -> Line:
     report = run({**job, "gates": {"max_reject_rate": 0.2}}, setting.runner)
     rows = open_table(job).rejects().to_pylist()
     names = {row["object_id"] for row in rows}
-    expected = {f"{kind}{n}.jpg" for kind in ("truncated", "zero", "text", "bomb", "link", "noise") for n in range(5)}
+    expected = {f"{kind}{n}.jpg" for kind in kinds for n in range(setting.broken)}
     reasons = {
         kind: next(r["error"] for r in rows if r["object_id"] == f"{kind}0.jpg")
         for kind in ("truncated", "bomb", "link")
     }
     return Line(
-        "30 rejects one by one and 270 published with max_reject_rate 0.2; refused (exit 3) and unpublished by default",
+        f"{broken} rejects one by one and {whole} published with max_reject_rate 0.2; refused (exit 3) and unpublished by default",
         f"refused {refused} with {kept} rejects kept; then {len(rows)} rejects, {report['rows_written']} rows; e.g. {reasons}",
-        refused and kept == 30 and names == expected and len(rows) == 30 and report["rows_written"] == 270,
+        refused and kept == len(rows) == broken and names == expected and report["rows_written"] == whole,
     )
 
 

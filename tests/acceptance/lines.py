@@ -37,6 +37,7 @@ class Setting:
     queries: int = 225  # of Cranfield: all
     images: str = "*/*.jpg"  # of CIFAR: all 1,000
     sounds: str = "*.wav"  # of the spoken digits: all 480
+    broken: int = 5  # files of each of the six ways to be broken, among nine times as many that are not
     runner: RunnerName = "auto"
 
     def corpus(self) -> Path:

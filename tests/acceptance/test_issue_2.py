@@ -9,18 +9,19 @@ import pytest
 from issue_2 import LINES
 from lines import Setting
 
-THROUGH_RAY = {2, 3, 8}  # texts, pictures, and what only pools can do; the others are about tables
+THROUGH_RAY = {2, 3}  # texts and pictures; the others are about tables
+POOLS = 8  # tests/pipelines/test_growth.py asserts the same of a smaller job
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory, data: Path, minilm: str, s3_endpoint: str) -> Setting:
     folder = tmp_path_factory.mktemp("acceptance")
-    return Setting(folder, data, minilm, s3_endpoint, texts=200, queries=60, images="*/000?.jpg")
+    return Setting(folder, data, minilm, s3_endpoint, texts=100, queries=30, images="*/000[0-4].jpg", broken=1)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("number", sorted(LINES))
+@pytest.mark.parametrize("number", sorted(LINES.keys() - {POOLS}))
 def test_acceptance_line(number: int, setting: Setting) -> None:
     line = LINES[number](replace(setting, runner="ray" if number in THROUGH_RAY else "inline"))
     assert line.held, f"{line.target}\n  measured: {line.measured}"
