@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from latentlake.columns import default_columns, known_columns
+from latentlake.comparison.comparable import Comparable
 from latentlake.exploration.explorable import Explorable
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
@@ -35,7 +36,6 @@ from operators.errors import SpecError, Unreadable
 if TYPE_CHECKING:
     import numpy as np
 
-    from latentlake.comparison.results import Comparison
     from latentlake.evaluation import Evaluation, Suite
     from operators.embedders.base import Role
 
@@ -67,7 +67,7 @@ class TableVersion:
     summary: Mapping[str, Any] | None
 
 
-class Table(Explorable):
+class Table(Explorable, Comparable):
     """A table, pinned to the version it was opened at; `checkout` gives another. Made by `Lake.open`."""
 
     def __init__(self, name: str, dataset: Any, storage: Storage, models: QueryModels, tag: str | None = None) -> None:
@@ -258,6 +258,7 @@ class Table(Explorable):
         group_by: str | None = None,
         mmr: float | None = None,
         rerank: Any = None,
+        bridge: str | None = None,
     ) -> SearchResult:
         """The `k` best rows for a query after the first `offset`, best first.
 
@@ -277,6 +278,9 @@ class Table(Explorable):
         `pool` rows of each. `group_by` keeps the best row of each value of a column, such as "object_id". `mmr`, 0 to 1,
         puts unlike rows first (1: the plain order). `rerank` is a cross-encoder, or its folder, that ranks the pool again.
 
+        `bridge` names a column, perhaps still being made, by whose model queries are embedded, to be mapped into `column`; see
+        `align`.
+
         Lower is better for `_distance`, which follows the column's metric: cosine, l2 (squared), dot (one minus the product) or hamming
         (bits that differ); higher for `_score`, which is there where it made the order, and `_bm25`. See docs/search.md.
 
@@ -285,7 +289,7 @@ class Table(Explorable):
         from latentlake.searching.search import search
 
         return search(
-            self._place,
+            self._asked_by(bridge, column),
             Request(
                 query=query,
                 id=id,
@@ -309,6 +313,7 @@ class Table(Explorable):
                 group_by=group_by,
                 mmr=mmr,
                 rerank=rerank,
+                bridge=bridge,
             ),
         )
 
@@ -328,6 +333,7 @@ class Table(Explorable):
         fusion: Fusion = "rrf",
         weights: Mapping[str, float] | None = None,
         pool: int = POOL,
+        bridge: str | None = None,
     ) -> list[SearchResult]:
         """What `search` finds for each of many queries, in their order, in less time: they are embedded and searched together.
 
@@ -349,8 +355,9 @@ class Table(Explorable):
             fusion=fusion,
             weights=weights,
             pool=pool,
+            bridge=bridge,
         )
-        return search_many(self._place, shared, queries)
+        return search_many(self._asked_by(bridge, column), shared, queries)
 
     def embed(self, queries: Sequence[Any], column: str, *, role: Role = "query") -> np.ndarray:
         """Vectors of texts, of files (`Path`) or of images by the model of `column`, float32 (n, dim), as `search` embeds them.
@@ -383,28 +390,6 @@ class Table(Explorable):
 
         return read_evaluations(self._storage, self.name, version)
 
-    def compare(
-        self,
-        other: Table | int | str | None = None,
-        *,
-        column: str | None = None,
-        other_column: str | None = None,
-        k: int = 10,
-        segment: str | None = None,
-        suite: str | Path | Mapping[str, Any] | Suite | None = None,
-        seed: int = 0,
-    ) -> Comparison:
-        """This table, as what was before, beside another table, version or tag, or another of its columns.
-
-        See `latentlake.comparison.compare.compare`, which has more options.
-        """
-        from latentlake.comparison.compare import compare
-
-        after = self if other is None else other if isinstance(other, Table) else self.checkout(other)
-        return compare(
-            self, after, column=column, other_column=other_column, k=k, segment=segment, suite=suite, seed=seed
-        )
-
     def warm_up(self, column: str | None = None) -> None:
         """Load what a first search would wait for: the models of the vector columns, or of one, and the indexes of the table.
 
@@ -417,6 +402,13 @@ class Table(Explorable):
     @cached_property
     def _place(self) -> Place:
         return Place(self.name, self._dataset, self._provenances, self.unreadable, self._models, self._storage.options)
+
+    def _asked_by(self, bridge: str | None, column: str | Sequence[str] | None) -> Place:
+        if bridge is None:
+            return self._place
+        from latentlake.bridges.crossing import bridged
+
+        return bridged(self._place, self._storage, column, bridge)
 
     def _known(self, columns: Sequence[str]) -> list[str]:
         return known_columns(self.schema, columns, self.name)

@@ -76,8 +76,11 @@ ELSEWHERE = {
     ): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
     ("docs/clusters.md", "Submit a job"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",
     ("docs/planning.md", "A budget"): "tests/clusters/test_admission.py::test_a_budget_is_passed_on_to_the_run",
+    (
+        "docs/comparing.md",
+        "A bridge between two models",
+    ): "tests/latentlake/test_bridges.py::test_the_commands_of_the_page",
     ("docs/planning.md", "doctor"): "tests/pipelines/test_doctor.py::test_the_commands_of_the_page",
-    ("docs/evaluation.md", "Evaluation"): "tests/pipelines/test_cli_evaluate.py::test_the_commands_of_the_page",
     ("docs/airflow.md", "Connection"): "infra/airflow/tests/test_dags.py::test_the_nightly_run_a_backfill_and_upkeep",
     (
         "infra/kuberay/README.md",

@@ -191,7 +191,7 @@ def test_the_readme_shows_the_example():
 
 @pytest.fixture(scope="session")
 def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with red.jpg, a job, and a lake of three tables, `products`, `texts` and `rebuilt`, as the code in the pages expects it."""
+    """A folder with red.jpg, a job, and a lake of the tables `products`, `texts`, `rebuilt` and `both`, as the code in the pages expects it."""
     lake_maker = load_lake_maker()
     folder = tmp_path_factory.mktemp("docs")
     maker = lake_maker.LakeMaker(str(folder / "lake"))
@@ -207,6 +207,12 @@ def folder_with_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {"id": ids, "object_id": ids, "text": texts, "length": [len(text) for text in texts]}
     for name in ("texts", "rebuilt"):
         write_table(maker, name, "minilm", Config(), Chain("text"), texts, rows)
+    words = [f"word{number} of {number % 7} and {number % 11}" for number in range(60)]
+    columns = {}
+    for column, dim in (("old", 32), ("new", 64)):
+        field = maker.vector_field(column, Config(dim=dim), Chain("text"), "float32", "cosine")
+        columns[column] = (field, np.asarray(maker.embed(Config(dim=dim), Chain("text"), words)))
+    maker.write("both", {"id": words, "content_hash": words, "text": words}, columns)
     (folder / "notes").mkdir()
     (folder / "notes" / "ray.txt").write_text("Ray runs the models.")
     job = yaml.safe_load(block_of("docs/quickstart.md", "Quickstart", "yaml"))

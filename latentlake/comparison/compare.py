@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentlake.comparison.coverage import EXAMPLES, Coverage, count_vectors, match_rows
+from latentlake.comparison.coverage import EXAMPLES, Coverage, count_vectors, joined, match_rows, read_places
 from latentlake.comparison.drift import SAMPLE, Drift, drift, sample_of
 from latentlake.comparison.neighbours import Changed, overlap_of
 from latentlake.comparison.results import Comparison, Side
 from latentlake.indexes import has_vector
-from latentlake.vectors import array_of
 from operators.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,7 +23,16 @@ if TYPE_CHECKING:
 
 POOL = 20_000  # rows among which neighbours are looked for: of 384 numbers 31 MB a side
 QUERIES = 500
-BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Common:
+    """Rows of both sides: ids (n,), stored vectors (n, …) of each, and segments (n,) where they were asked for."""
+
+    ids: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    segments: np.ndarray | None
 
 
 def compare(
@@ -62,20 +70,19 @@ def compare(
         table.vectors([str(segment)])  # raises `NotFound` before anything is read
     coverage, drawn = read_common(before, after, column, other_column, pool, segment, seed)
     overlap, note = None, ""
-    if len(drawn["id"]) > 1:
-        depth = min(k, len(drawn["id"]) - 1)
+    if len(drawn.ids) > 1:
         overlap = overlap_of(
-            drawn["id"],
-            (drawn["before"], sides[0].metric),
-            (drawn["after"], sides[1].metric),
-            k=depth,
+            drawn.ids,
+            (drawn.before, sides[0].metric),
+            (drawn.after, sides[1].metric),
+            k=min(k, len(drawn.ids) - 1),
             queries=queries,
-            segments=drawn.get("segment"),
+            segments=drawn.segments,
             seed=seed,
         )
         overlap = replace(overlap, changed=told(before, overlap.changed))
     else:
-        note = f"no neighbours are compared: {len(drawn['id'])} rows have a vector on both sides."
+        note = f"no neighbours are compared: {len(drawn.ids)} rows have a vector on both sides."
     moved, why = drift_between((before, after), sides, coverage, segment, seed)
     return Comparison(
         before=sides[0],
@@ -125,44 +132,18 @@ def side_of(table: Table, column: str) -> Side:
 
 def read_common(
     before: Table, after: Table, column: str, other_column: str, pool: int, segment: str | None, seed: int
-) -> tuple[Coverage, dict[str, np.ndarray]]:
-    """Coverage, and rows at random that both sides have with vectors: id, before, after, and segment, as arrays."""
+) -> tuple[Coverage, Common]:
+    """Coverage, and rows at random that both sides have with vectors."""
     extra = [] if segment is None else [segment]
     if same_version(before, after):
-        names = ["id", column, other_column, *extra]
+        names = list(dict.fromkeys(["id", column, other_column, *extra]))
         parts = list(before.vectors(names, sample=pool, seed=seed).arrays())
-        kind = {name: [part[name] for part in parts] for name in names}
-        drawn = {"id": kind["id"], "before": kind[column], "after": kind[other_column]}
-        drawn |= {"segment": kind[segment]} if segment is not None else {}
-        return coverage_of_columns(before, column, other_column, seed), joined(drawn)
-    coverage, places = match_rows(before, after, column, other_column, rows=pool, seed=seed)
-    drawn = {name: [] for name in ("id", "before", "after", *(["segment"] if extra else []))}
-    for start in range(0, len(places.before), BATCH):
-        chosen = slice(start, start + BATCH)
-        one = before.to_lance().take(places.before[chosen], columns=["id", column, *extra])
-        other = after.to_lance().take(places.after[chosen], columns=[other_column])
-        kept = [present(side, name) for side, name in ((one, column), (other, other_column))]
-        both = kept[0] & kept[1]
-        one, other = one.filter(both).combine_chunks(), other.filter(both).combine_chunks()
-        for name, values in (("id", one["id"]), ("segment", one[segment] if segment is not None else None)):
-            if values is not None:
-                drawn[name].append(np.asarray(values.to_numpy()))
-        drawn["before"] += [array_of(chunk, True) for chunk in one[column].chunks]
-        drawn["after"] += [array_of(chunk, True) for chunk in other[other_column].chunks]
-    return coverage, joined(drawn)
-
-
-def present(rows: Any, column: str) -> np.ndarray:
-    """Which rows have a vector, bool (n,)."""
-    return np.asarray(rows[column].is_valid().to_numpy())
-
-
-def joined(parts: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Parts of columns as whole columns; segments as text. Of no rows where there is no part."""
-    found = {name: np.concatenate(values) if values else np.zeros(0) for name, values in parts.items()}
-    if "segment" in found:
-        found["segment"] = found["segment"].astype(str)
-    return found
+        rows = {name: joined([part[name] for part in parts]) for name in names}
+        coverage, vectors = coverage_of_columns(before, column, other_column, seed), [rows[column], rows[other_column]]
+    else:
+        coverage, places = match_rows(before, after, column, other_column, rows=pool, seed=seed)
+        *vectors, rows = read_places(before, after, column, other_column, places, extra)
+    return coverage, Common(rows["id"], vectors[0], vectors[1], None if segment is None else rows[segment].astype(str))
 
 
 def coverage_of_columns(table: Table, column: str, other_column: str, seed: int) -> Coverage:

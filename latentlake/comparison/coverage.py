@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from latentlake.indexes import has_vector
-from latentlake.vectors import PLACE
+from latentlake.vectors import PLACE, array_of
 from operators.errors import LatentLakeError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MEMORY_MB = 256  # of DuckDB; what does not fit goes to files in TMPDIR
 THREADS = 2
 EXAMPLES = 10
+BATCH = 2048  # rows that are read at once
 COUNTED_BYTES = 2 * 2**30  # of a vector column that is read to count its vectors; of a larger one a sample is
 COUNTED_ROWS = 2000  # of that sample
 COMMON = "b.id IS NOT NULL AND a.id IS NOT NULL"
@@ -28,7 +29,8 @@ JOIN = f"""
 SELECT count(*) FILTER ({COMMON}), count(*) FILTER (a.id IS NULL), count(*) FILTER (b.id IS NULL),
   count(*) FILTER ({COMMON} AND b.content_hash IS DISTINCT FROM a.content_hash),
   min(b.id, $examples) FILTER (a.id IS NULL), min(a.id, $examples) FILTER (b.id IS NULL),
-  arg_min({{b: b.{PLACE}, a: a.{PLACE}}}, hash(b.id || $seed), $rows) FILTER ({COMMON})
+  arg_min({{b: b.{PLACE}, a: a.{PLACE}}}, hash(b.id || $seed), $rows)
+    FILTER ({COMMON} AND (NOT $same_content OR b.content_hash IS NOT DISTINCT FROM a.content_hash))
 FROM before_rows b FULL JOIN after_rows a ON b.id = a.id
 """
 
@@ -62,15 +64,22 @@ class Places:
 
 
 def match_rows(
-    before: Table, after: Table, column: str, other_column: str, *, rows: int, seed: int = 0
+    before: Table,
+    after: Table,
+    column: str,
+    other_column: str,
+    *,
+    rows: int,
+    seed: int = 0,
+    same_content: bool = False,
 ) -> tuple[Coverage, Places]:
-    """Coverage of two tables, or versions, and at most `rows` of the rows that both have.
+    """Coverage of two tables, or versions, and at most `rows` of the rows that both have, or have with the same content.
 
     Reads ids and content hashes as streams, joined by DuckDB in 256 MB of memory and as much disk as they need.
     """
     changed = all("content_hash" in table.schema.names for table in (before, after))
     with join_of(before, after, changed) as database:
-        arguments = {"examples": EXAMPLES, "seed": str(seed), "rows": rows}
+        arguments = {"examples": EXAMPLES, "seed": str(seed), "rows": rows, "same_content": same_content}
         (found,) = database.execute(JOIN, arguments).fetchall()
     common, only_before, only_after, differing, ids_before, ids_after, drawn = found
     counted = [count_vectors(before, column, seed), count_vectors(after, other_column, seed)]
@@ -90,6 +99,31 @@ def match_rows(
     pairs = sorted((pair["b"], pair["a"]) for pair in drawn or ())
     places = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
     return coverage, Places(places[:, 0], places[:, 1])
+
+
+def read_places(
+    before: Table, after: Table, column: str, other_column: str, places: Places, extra: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Of the rows at some places those that have a vector on both sides: their stored vectors, and `id` and `extra` of before."""
+    names = list(dict.fromkeys(["id", *extra]))
+    vectors: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for start in range(0, len(places.before), BATCH):
+        chosen = slice(start, start + BATCH)
+        one = before.to_lance().take(places.before[chosen], columns=[*names, column])
+        other = after.to_lance().take(places.after[chosen], columns=[other_column])
+        both = pa.array(one[column].is_valid().to_numpy() & other[other_column].is_valid().to_numpy())
+        one, other = (side.filter(both).combine_chunks() for side in (one, other))
+        for name in names:
+            found[name].append(np.asarray(one[name].to_numpy()))
+        for parts, chunks in zip(vectors, (one[column].chunks, other[other_column].chunks), strict=True):
+            parts += [array_of(chunk, True) for chunk in chunks]
+    return joined(vectors[0]), joined(vectors[1]), {name: joined(parts) for name, parts in found.items()}
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Parts of an array as one."""
+    return np.concatenate(parts) if parts else np.zeros((0, 0))
 
 
 @contextmanager

@@ -56,18 +56,27 @@ class Overlap:
 
 
 def nearest_in(vectors: np.ndarray, queries: int, k: int, metric: str) -> np.ndarray:
-    """Places of the `k` rows nearest to each of the first `queries` rows, itself left out: int (queries, k), nearest first.
+    """Places of the `k` rows nearest to each of the first `queries` rows, itself left out; see `nearest_rows`."""
+    return nearest_rows(vectors[:queries], vectors, k, metric, np.arange(queries))
 
-    `vectors` are as they are stored, (n, dim). Of equally near rows the first counts as nearer.
+
+def nearest_rows(
+    queries: np.ndarray, rows: np.ndarray, k: int, metric: str, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Places of the `k` rows nearest to each query, int (queries, k), nearest first; `own` (queries,) is left out of its hits.
+
+    Both are vectors as they are stored, (…, dim). Of equally near rows the first counts as nearer.
     """
-    values = vectors if metric == "hamming" else vectors.astype(np.float32)
-    found = np.zeros((queries, k), dtype=np.int64)
-    for start in range(0, queries, BLOCK):
-        stop = min(start + BLOCK, queries)
-        distances = distances_between(values[start:stop], values, metric)
+    if metric != "hamming":
+        queries, rows = queries.astype(np.float32), rows.astype(np.float32)
+    found = np.zeros((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries), BLOCK):
+        block = slice(start, start + BLOCK)
+        distances = distances_between(queries[block], rows, metric)
         distances = np.nan_to_num(distances, nan=np.inf)  # zero vectors have no direction
-        distances[np.arange(stop - start), np.arange(start, stop)] = np.inf
-        found[start:stop] = smallest(distances, k)
+        if own is not None:
+            distances[np.arange(len(distances)), own[block]] = np.inf
+        found[block] = smallest(distances, k)
     return found
 
 

@@ -84,6 +84,10 @@ def choose_columns(
 
 def embed_queries(place: Place, column: str, queries: Sequence[Any], kinds: Sequence[Kind]) -> list[np.ndarray]:
     """The vector of each query as a column is searched with it; those of one kind are embedded together. Raises `SpecError`."""
+    if column in place.bridges:
+        from latentlake.bridges.crossing import embed_across
+
+        return embed_across(place, column, queries, kinds) if queries else []
     stored = place.provenance(column)
     vectors: list[Any] = [None] * len(queries)
     for kind in dict.fromkeys(kinds):

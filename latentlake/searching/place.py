@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from latentlake.filters import sql_string
 from latentlake.provenance import Provenance
 from latentlake.query import QueryModels
 from operators.errors import NotFound, Unreadable, did_you_mean
+
+if TYPE_CHECKING:
+    from latentlake.bridges.store import Bridge
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Place:
     unreadable: Mapping[str, str]  # vector columns whose provenance cannot be read, with the reason
     models: QueryModels
     storage_options: Mapping[str, str]
+    bridges: Mapping[str, Bridge] = field(default_factory=dict)  # of columns that another model's queries are mapped to
 
     def provenance(self, column: str) -> Provenance:
         """What made the vectors of `column`. Raises `NotFound`, `Unreadable`."""

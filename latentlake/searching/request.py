@@ -16,7 +16,7 @@ Match = Literal["any", "all", "phrase", "query"]
 # Rows of each part that are fused, thinned out or ranked again. It does not follow `k`, so that scores do not either.
 POOL = 100
 OF_MATCHING = ("match", "fuzzy")
-OF_VECTORS = ("id", "unlike", "unlike_id", "column", "exact", "distance_range", "mmr")
+OF_VECTORS = ("id", "unlike", "unlike_id", "column", "exact", "distance_range", "mmr", "bridge")
 OF_PARTS = ("fusion", "weights")
 
 
@@ -46,6 +46,7 @@ class Request:
     group_by: str | None = None
     mmr: float | None = None
     rerank: Any = None
+    bridge: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `SpecError` or `UnknownName` for options that cannot be, or do not go together."""

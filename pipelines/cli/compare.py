@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from operators.errors import InvalidSpec
-from pipelines.cli.options import AsJson, LakeUri, Options, TableName, app, open_lake
+from pipelines.cli.options import AsJson, LakeUri, Options, TableName, Tag, Version, app, open_lake
 
 
 @app.command()
@@ -52,6 +52,34 @@ def compare(
     if page is not None:
         found.write_page(page)
     print(json.dumps(found.to_json()) if as_json else found)
+
+
+@app.command()
+def align(
+    uri: LakeUri,
+    table: TableName,
+    column: Annotated[str, typer.Option("--from", metavar="OLD", help="Vector column that queries are to search.")],
+    new_column: Annotated[str, typer.Option("--to", metavar="NEW", help="Vector column whose model embeds them.")],
+    pairs: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Another table that has the new column, perhaps of few rows.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Rows with both vectors to fit on, at most.")] = 20_000,
+    methods: Annotated[
+        list[str], typer.Option("--method", metavar="NAME", help="Try this kind of map only; repeat it for several.")
+    ] = [],  # noqa: B006
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Fit a bridge: queries of a new model search the column of an old one. Measures it, and keeps it in the lake."""
+    from pipelines.cli.printing import print_facts
+
+    lake = open_lake(uri, options)
+    bridge = lake.open(table, tag=tag, version=version).align(
+        column, new_column, pairs=None if pairs is None else lake.open(pairs), sample=sample, methods=methods or None
+    )
+    print(json.dumps(bridge.facts())) if as_json else print_facts(bridge.facts())
 
 
 def open_at(lake: Any, name: str, mark: str | None) -> Any:

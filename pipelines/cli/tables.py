@@ -63,6 +63,10 @@ def search(
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Rank the best 100 again by this cross-encoder: a folder.")
     ] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Embed the query by the model of this column, and map it: see `align`."),
+    ] = None,
     models: Annotated[
         list[str],
         typer.Option(
@@ -113,6 +117,7 @@ def search(
         group_by=group_by,
         mmr=mmr,
         rerank=rerank,
+        bridge=bridge,
     )
     if as_json:
         print(json.dumps(found.to_list(), default=str))

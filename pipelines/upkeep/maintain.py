@@ -16,6 +16,7 @@ from typing import Any
 import lance
 from lance.commit import CommitConflictError
 
+from latentlake.bridges.store import FOLDER as BRIDGES_FOLDER
 from latentlake.indexes import describe_indexes, merge_index
 from latentlake.storage import Storage
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
@@ -224,6 +225,7 @@ def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> 
     """Remove folders of runs that no run will look into again; how many."""
     versions = {version["version"] for version in open_newest(lake, table).versions()}
     kept = {
+        BRIDGES_FOLDER,
         LEASE_FOLDER,
         REPORTS_FOLDER,
         TAGS_FOLDER,
