@@ -72,6 +72,10 @@ ELSEWHERE = {
     ): "tests/pipelines/test_spans.py::test_the_command_sends_spans_where_the_standard_variables_say",
     (
         "docs/exploring.md",
+        "A map that the table keeps",
+    ): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
+    (
+        "docs/exploring.md",
         "A page about a version",
     ): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
     ("docs/clusters.md", "Submit a job"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",

@@ -1,13 +1,26 @@
-"""Commands that look at a table as a whole: report."""
+"""Commands that look at a table as a whole: project, report."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import LakeUri, Options, TableName, Tag, Version, app, open_table, parse_options
+from pipelines.cli.options import (
+    AsJson,
+    LakeUri,
+    Options,
+    TableName,
+    Tag,
+    Version,
+    Wait,
+    app,
+    open_table,
+    parse_options,
+)
+from pipelines.cli.printing import print_facts
 
 if TYPE_CHECKING:
     from latentlake.exploration.report import Known
@@ -18,6 +31,37 @@ Color = Annotated[str | None, typer.Option(help="Color the map by this column.")
 Method = Annotated[
     str | None, typer.Option(help="Make the map by umap, tsne or pca. Default: the map that the table keeps, or umap.")
 ]
+
+
+@app.command()
+def project(
+    uri: LakeUri,
+    table: TableName,
+    store: Annotated[
+        str, typer.Option("--store", metavar="NAME", help="Keep the map as the columns NAME_x and NAME_y.")
+    ],
+    column: Annotated[str | None, typer.Option(help="Vector column to map; needed if there are several.")] = None,
+    method: Annotated[str, typer.Option(help="umap, tsne or pca.")] = "umap",
+    fit_rows: Annotated[
+        int | None, typer.Option(help="Fit the map on so many rows. Default: 50,000; tsne 10,000.")
+    ] = None,
+    neighbors: Annotated[int, typer.Option(help="How many neighbors a row is placed by.")] = 15,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same map.")] = 0,
+    wait: Wait = False,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Map the vectors of the newest version, and keep the map in the table. Rows that change later have none until it is made again."""
+    from latentlake.names import check_table_name
+    from latentlake.storage import open_storage
+    from pipelines.upkeep.maps import store_map
+
+    check_table_name(table)
+    lake = open_storage(uri, parse_options(options))
+    done = store_map(
+        lake, table, store, column=column, method=method, fit_rows=fit_rows, neighbors=neighbors, seed=seed, wait=wait
+    )
+    print(json.dumps(done)) if as_json else print_facts(done)
 
 
 @app.command()

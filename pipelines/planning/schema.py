@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import lance
 import pyarrow as pa
 
+from latentlake.exploration.stored_maps import stored_maps
 from latentlake.provenance import FIELD_KEY, Provenance, check_fingerprint, columns_of, fingerprint_of, identity_of
 from latentlake.stored import PART_TYPES, UNIT_KEY, stored_type
 from operators.errors import SchemaMismatch
@@ -36,6 +37,11 @@ def check_columns(spec: JobSpec, schema: pa.Schema) -> None:
         raise SchemaMismatch(
             f"column '{required[0]}' of table '{spec.table.name}' may not be null, and this job does not fill it.\n  Let it be null "
             "(Lance: `alter_columns`), drop it, or rebuild the table with `mode: rebuild`."
+        )
+    maps = {axis for found in stored_maps(schema).values() for axis in found.columns}
+    if taken := sorted(maps & metadata):
+        raise SchemaMismatch(
+            f"metadata column '{taken[0]}' of the job is a map's in table '{spec.table.name}'.\n  Give it another name."
         )
     for index in spec.index:
         metric = spec.metric(index.column)

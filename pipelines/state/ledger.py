@@ -52,7 +52,8 @@ REPORT = StoredFormat("the report of the run")
 SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
 CALIBRATED = "calibrated"  # a sample was measured, elsewhere; the table was not touched
-REWRITTEN = ("maintained", "deleted")  # upkeep made a version in place of the one before, with its rows or fewer
+MAPPED = "mapped"  # the table was given a map, in columns of their own
+REWRITTEN = ("maintained", "deleted", MAPPED)  # a version was made in place of the one before, with its rows or fewer
 STATES = (
     "published",
     "unchanged",
@@ -151,9 +152,8 @@ def find_base_run(lake: Storage, table: str, version: int) -> BaseRun | None:
 
 def was_published(lake: Storage, table: str, version: int, tag: str) -> bool:
     """Whether a run had put `tag` on a version of the table."""
-    lines = read_runs(
-        lake, table, f"version = {version} AND state IN ('published', 'unchanged', 'maintained', 'deleted')"
-    )
+    states = ", ".join(sql_string(state) for state in ("published", "unchanged", *REWRITTEN))
+    lines = read_runs(lake, table, f"version = {version} AND state IN ({states})")
     return any(line.get("tag") == tag for line in lines)
 
 

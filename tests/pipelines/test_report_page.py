@@ -12,7 +12,7 @@ import pytest
 from chromium import Shown, show
 from command_line import latentlake_here
 from doc_commands import commands
-from job_maker import make_job, open_table, run, write_jsonl
+from job_maker import HASHING, make_job, open_table, run, write_jsonl
 
 from latentlake.exploration.report import Known, report_page
 
@@ -128,8 +128,10 @@ def test_what_cannot_be(job: dict[str, Any], tmp_path: Path):
 def test_the_commands_of_the_page(tmp_path: Path):
     """Those of docs/exploring.md."""
     rows = [{"id": str(row), "text": f"word{row % 7} word{row}", "title": f"part {row % 3}"} for row in range(30)]
-    run(make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows, ["title"]), table={"name": "texts"}))
-    for command in commands("docs/exploring.md", "A page about a version"):
-        done = latentlake_here(*shlex.split(command)[1:], cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    embed = [HASHING | {"column": "minilm"}]
+    run(make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows, ["title"]), embed, table={"name": "texts"}))
+    for section in ("A map that the table keeps", "A page about a version"):
+        for command in commands("docs/exploring.md", section):
+            done = latentlake_here(*shlex.split(command)[1:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
     assert (tmp_path / "texts.html").stat().st_size > 4_000_000
