@@ -7,6 +7,7 @@ where the index is another, or much was added.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,18 @@ from latentlake.indexes import (
     IndexType,
     choose_index,
     count_vectors,
-    describe_indexes,
     extend_index,
+    find_index,
     index_segments,
     vector_field,
 )
 from latentlake.keys import take_rows
 from latentlake.recall import measure_recall
 from latentlake.retries import is_transient
+from latentlake.tuning.goal import Goal
+from latentlake.tuning.queries import STATED, move_rows, split
+from latentlake.tuning.settings import SearchSettings, read_settings, write_settings
+from latentlake.tuning.upkeep import QueriesOf, keep_tuned
 
 # Share of the vectors that may be added before the recall of an index is measured again.
 ADDED_SHARE = 0.2
@@ -42,10 +47,17 @@ class IndexReport:
     measured_at: int | None = None  # version of the table that `recall` was measured at
     added: int = 0  # rows that the index has taken in since
     version: int | None = None  # of the table, that the report is of
+    tuned: SearchSettings | None = None  # of an index with a target: how it is searched, and what that finds
 
 
 def build_index(
-    dataset: Any, column: str, provenance_metric: str, type: IndexType = "auto", before: IndexReport | None = None
+    dataset: Any,
+    column: str,
+    provenance_metric: str,
+    type: IndexType = "auto",
+    before: IndexReport | None = None,
+    goal: Goal | None = None,
+    queries: QueriesOf | None = None,
 ) -> IndexReport:
     """Bring the index of a vector column up to date; `dataset` (pylance) moves to the version that has it.
 
@@ -56,11 +68,21 @@ def build_index(
     `before` is what is known of an earlier version. Its count is brought up to date by what came and went. Its recall holds
     as long as its segments, and so their partitions, are all there, every row with a vector is indexed, and what was added
     is less than `ADDED_SHARE`.
+
+    With a `goal`, or where the column was tuned earlier, the index is tuned to a recall (see `tuning.upkeep.keep_tuned`) with
+    `queries`, or without them with moved rows of the table. `recall` is then what queries find that tuned nothing.
     """
     started = time.perf_counter()
     field = vector_field(dataset, column)
     earlier = open_version(dataset, before)
     rows = count_known(dataset, column, earlier, before)
+    tuned = read_settings(dataset.schema, column) is not None
+    if type == "none" and tuned:
+        write_settings(dataset, column, None)
+    elif goal is not None or tuned:
+        moved = lambda there: split(move_rows(there, column, provenance_metric), "rows")  # noqa: E731
+        found_now = keep_tuned(dataset, column, provenance_metric, rows, type, goal, queries or moved)
+        return tuned_report(dataset, column, rows, found_now, time.perf_counter() - started)
     choice = choose_index(rows, field.type.list_size, provenance_metric, type)
     found = find_index(dataset, column)
     if found is not None and (type == "none" or not rows):
@@ -85,9 +107,38 @@ def build_index(
     return IndexReport(column, built.type, rows, recall, seconds, version, 0, version)
 
 
-def find_index(dataset: Any, column: str) -> IndexInfo | None:
-    """The index of a vector column; None where there is none."""
-    return next((info for info in describe_indexes(dataset) if info.column == column and info.metric), None)
+def tuned_report(dataset: Any, column: str, rows: int, settings: SearchSettings, seconds: float) -> IndexReport:
+    """What is told of a tuned column. Exact search has no recall to tell."""
+    recall = None if settings.effort is None else settings.measured.recall
+    measured_at = None if recall is None else settings.measured_at
+    added = max(0, rows - settings.rows)
+    return IndexReport(
+        column, settings.index, rows, recall, seconds, measured_at, added, int(dataset.version), tuned=settings
+    )
+
+
+def describe_tuned(tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings (`asdict`) for people: few lines."""
+    found, effort = tuned["measured"], tuned["effort"]
+    bound = "" if tuned["max_p95_ms"] is None else f", p95 within {tuned['max_p95_ms']} ms"
+    filters = {
+        f"{f['share']:.0%} of the rows": f"{f['measured']['recall']:.3f} at {f['measured']['p50_ms']:.1f} ms"
+        + ("" if f["effort"] else ", exact")
+        for f in tuned["filtered"]
+    }
+    return {
+        "type": tuned["index"],
+        "goal": f"recall@{tuned['k']} {tuned['target_recall']}{bound}",
+        "recall": f"{found['recall']:.3f} ({found['low']:.3f} to {found['high']:.3f}), {found['queries']} queries",
+        "queries": STATED[tuned["queries_from"]],
+        "latency": f"p50 {found['p50_ms']:.1f} ms, p95 {found['p95_ms']:.1f} ms",
+        "measured_at": tuned["measured_at"],
+        "search": "exact" if effort is None else {name: value for name, value in effort.items() if value is not None},
+        "filters": filters,
+        "size_mb": round(tuned["size_bytes"] / 1e6, 1),
+        "seconds": f"choice {tuned['choice_s']:.1f}, build {tuned['build_s']:.1f}",
+        "why": tuned["why"],
+    }
 
 
 def open_version(dataset: Any, before: IndexReport | None) -> Any:

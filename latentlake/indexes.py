@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from latentlake.tuning.settings import SearchSettings
+from latentlake.tuning.settings import Effort, SearchSettings
 from operators.errors import NotFound, SpecError, did_you_mean, unknown_name
 
-IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_hnsw_sq", "ivf_flat"]
+IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_sq", "ivf_hnsw_sq", "ivf_hnsw_flat", "ivf_flat"]
 
 # Below this many vectors, exact search takes under 17 ms (384-d, 2 cores) and has no recall to lose.
 # Measured by benchmarks/index_threshold.py; the table is in docs/tables.md.
@@ -66,16 +66,19 @@ def nearest(
     if exact:
         return {**query, "use_index": False}
     if settings is not None:
-        effort = settings.effort_for(k, kept)
-        if effort is None:
-            return {**query, "use_index": False}
-        return query | {name: value for name, value in asdict(effort).items() if value is not None}
+        return with_effort(column, vector, k, metric, settings.effort_for(k, kept))
     if kept is None:
         return {**query, "minimum_nprobes": NPROBES, "refine_factor": REFINE_FACTOR}
     rows, total = kept
     if rows < ANN_MIN_ROWS:
         return {**query, "use_index": False}
     return {**query, "minimum_nprobes": math.ceil(NPROBES * total / rows), "refine_factor": FILTERED_REFINE_FACTOR}
+
+
+def with_effort(column: str, vector: np.ndarray, k: int, metric: str, effort: Effort | None) -> dict[str, Any]:
+    """Lance's `nearest` with an effort; None: exact search."""
+    query = {"column": column, "q": vector, "k": k, "metric": metric, "use_index": effort is not None}
+    return query | {name: value for name, value in asdict(effort).items() if value is not None} if effort else query
 
 
 def choose_index(rows: int, dimension: int, metric: str, type: IndexType) -> dict[str, Any] | None:
@@ -103,9 +106,7 @@ def choose_index(rows: int, dimension: int, metric: str, type: IndexType) -> dic
     if type == "ivf_pq":
         parts = max(n for n in range(1, max(1, dimension // 8) + 1) if dimension % n == 0)
         return {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts}
-    if type == "ivf_hnsw_sq":
-        return {"index_type": "IVF_HNSW_SQ", "metric": metric}
-    return {"index_type": "IVF_FLAT", "metric": metric}
+    return {"index_type": type.upper(), "metric": metric}
 
 
 def merge_index(dataset: Any, found: IndexInfo) -> None:
@@ -133,6 +134,11 @@ def describe_index(dataset: Any, description: Any) -> IndexInfo:
         rows_unindexed=unindexed,
         segments=len(description.segments),
     )
+
+
+def find_index(dataset: Any, column: str) -> IndexInfo | None:
+    """The index of a vector column; None where there is none."""
+    return next((info for info in describe_indexes(dataset) if info.column == column and info.metric), None)
 
 
 def find_tail(dataset: Any, description: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from latentlake.filters import reason_of
 from latentlake.names import REJECTS_SUFFIX, check_table_name, is_internal
 from latentlake.opening import checkout, open_lance
 from latentlake.query import QueryModels
+from latentlake.query_log import QueryLog, default_log
 from latentlake.storage import Storage, open_storage
 from latentlake.table import Table
 from latentlake.trust import Trust
@@ -122,6 +123,7 @@ def connect(
     allow_downloads: bool = False,
     allow_hosts: Collection[str] = (),
     allow_models: Collection[str] = (),
+    log_queries: bool | str | Path = False,
 ) -> Lake:
     """Open the lake at `uri`: a folder, `s3://…`, `gs://…` or `az://…`. Nothing is read yet; it need not exist.
 
@@ -133,8 +135,11 @@ def connect(
     `allow_downloads`; runs code that the model brings only with `trust_remote_code`; and goes to a server that the table
     names only where its host is in `allow_hosts`. A model that lies in an object store is read, with the credentials of this
     machine, only where it lies at or below one of `allow_models` (or `models` names it).
+
+    `log_queries` keeps the vectors of queries in a file of this machine, or in the one that it names, to tune indexes with.
     """
     if not str(uri):
         raise SpecError("a lake needs an address: a folder, or s3://bucket/prefix.")
     trust = Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
-    return Lake(open_storage(str(uri), storage_options), QueryModels(models or {}, trust))
+    log = None if log_queries is False else QueryLog(default_log() if log_queries is True else Path(log_queries))
+    return Lake(open_storage(str(uri), storage_options), QueryModels(models or {}, trust, log))

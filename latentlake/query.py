@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from latentlake.provenance import Provenance, check_query
+from latentlake.query_log import QueryLog
 from latentlake.stored import stored_length, to_stored
 from latentlake.trust import Trust
 from operators.batch import Batch, RowError, Waveform, make_batch, take_rows
@@ -184,9 +185,13 @@ class QueryModels:
     may bring about. See `connect`.
     """
 
-    def __init__(self, paths: Mapping[str, str | Path], trust: Trust | None = None) -> None:
+    def __init__(
+        self, paths: Mapping[str, str | Path], trust: Trust | None = None, log: QueryLog | None = None
+    ) -> None:
+        """`log` is where the reader keeps queries, if at all."""
         self._paths = {name: str(path) for name, path in paths.items()}
         self._trust = trust or Trust()
+        self.log = log
         self._loaded: dict[str, tuple[EmbedderConfig, Embedder]] = {}
         self._rerankers: dict[str, Any] = {}
         self._lock = Lock()

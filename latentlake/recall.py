@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from latentlake.indexes import has_vector, nearest, vector_field
+from latentlake.tuning.settings import read_settings
 
 SAMPLE_BYTES = 256 * 2**20  # of vectors that queries are compared with; a column that is smaller is searched whole
 RUN_ROWS = 4096  # rows of the sample that stand together in the table
@@ -36,7 +37,8 @@ def measure_recall(dataset: Any, column: str, metric: str, k: int = 10, queries:
         ids, vectors = ids[kept], vectors[kept]
     if not len(ids):
         return 1.0
-    found = find_neighbours(dataset, nearest(column, vectors, k + 1, metric))
+    settings = read_settings(dataset.schema, column)
+    found = find_neighbours(dataset, nearest(column, vectors, k + 1, metric, settings=settings))
     if total > size:
         return measure_on_sample(dataset, column, metric, ids, vectors, found, k, size, seed)
     hits = expected = 0

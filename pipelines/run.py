@@ -45,6 +45,7 @@ from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.publish.tally import Tally, read_records, readable_records
+from pipelines.publish.tuned import prepare_queries, stored_queries_of
 from pipelines.ray_connection import reached
 from pipelines.resume import clear_folder, plan_run
 from pipelines.state.journal import forgive
@@ -115,6 +116,7 @@ def run_job(
     ):
         lease.listener = watched.renewed
         settle_tags_of(spec, lease)
+        prepare_queries(spec)
         plan = replace(plan_run(spec, profile, fresh, retry, asked, phases), budget_meter=meter)
         run = Run(plan, runner_of(plan), lease, phases, watched)
         names.enter_context(about(run_id=plan.run_id))
@@ -303,7 +305,9 @@ class Run:
         known = known_indexes(spec.table.lake, spec.table.name, self.plan.base_version)
         for column in spec.columns:
             self.lease.check()
-            built = build_index(table, column, stored[column].metric, spec.index_type(column), known.get(column))
+            asked, metric = spec.index_of(column), stored[column].metric
+            queries = stored_queries_of(spec.table.lake, spec.table.name, column)
+            built = build_index(table, column, metric, asked.type, known.get(column), asked.goal, queries)
             self.report["indexes"].append(asdict(built))
             self.head = int(table.version)
         for wanted in spec.column_indexes:

@@ -59,6 +59,10 @@ MANIFESTS = [
 SUBMIT = "tests/clusters/test_submit.py::"
 # Run by other tests, which take them from the page.
 ELSEWHERE = {
+    (
+        "docs/indexes.md",
+        "Indexes that meet a recall",
+    ): "tests/pipelines/test_tuned_index.py::test_a_table_is_tuned_by_command",
     ("docs/quickstart.md", "In a terminal"): "tests/test_doc_commands.py::test_the_quickstart_in_a_terminal",
     ("docs/quickstart.md", "On a Ray cluster"): SUBMIT + "test_a_slot_is_submitted_to_two_nodes_and_run_once",
     ("docs/quickstart.md", "With Ray's own tool"): SUBMIT + "test_ray_s_own_tool_submits_it_too",

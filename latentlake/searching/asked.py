@@ -101,6 +101,8 @@ def embed_queries(place: Place, column: str, queries: Sequence[Any], kinds: Sequ
             made = place.models.embed_many(place.name, column, stored, contents, modality)
         for number, vector in zip(at, made, strict=True):
             vectors[number] = check_vector(vector, column, stored)
+    if place.models.log is not None:
+        place.models.log.add(str(place.dataset.uri), column, stored.fingerprint, vectors)
     return vectors
 
 

@@ -33,6 +33,16 @@ class Effort:
     refine_factor: int | None = None
     ef: int | None = None
 
+    def scaled(self, k: int, tuned_k: int) -> Effort:
+        """The effort for `k` rows, where it was tuned for `tuned_k`: HNSW keeps as many candidates per row that is wanted.
+
+        Lance refuses an `ef` below the number of candidates that are refined.
+        """
+        if self.ef is None:
+            return self
+        ef = max(self.ef, math.ceil(self.ef * k / tuned_k), k * (self.refine_factor or 1))
+        return Effort(self.search_effort, self.refine_factor, ef)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -71,8 +81,10 @@ class SearchSettings:
     max_p95_ms: float | None = None
     build: Mapping[str, Any] = field(default_factory=dict)  # arguments of Lance's `create_index`
     build_s: float = 0.0
+    choice_s: float = 0.0  # of choosing the kind, on a sample
     size_bytes: int = 0  # of the index
-    partitions: int = 0  # of all segments, when it was measured
+    partitions: int = 0  # of each segment, when it was measured
+    segments: int = 0  # of the index, when it was measured
     rows: int = 0  # vectors, when it was measured
     why: str = ""  # why this index, in words
 
@@ -100,9 +112,7 @@ class SearchSettings:
             measured = [found.effort for found in self.filtered if found.share <= share]
             if share < 1:
                 effort = measured[0] if measured else None
-        if effort is None or effort.ef is None or k <= self.k:
-            return effort
-        return Effort(effort.search_effort, effort.refine_factor, math.ceil(effort.ef * k / self.k))
+        return None if effort is None else effort.scaled(k, self.k)
 
 
 SHAPE = TypeAdapter(SearchSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -234,7 +235,10 @@ def runs(
 
 def describe_column(table: Any, column: str, known: IndexReport | None) -> dict[str, Any]:
     """What `show` says about a vector column. Vectors are those that a run has counted; null where none has."""
-    provenance = table.provenance(column)
+    from latentlake.building import describe_tuned
+    from latentlake.tuning.settings import read_settings
+
+    provenance, tuned = table.provenance(column), read_settings(table.schema, column)
     identity = dict(provenance.identity)
     return {
         "fingerprint": provenance.fingerprint,
@@ -242,5 +246,6 @@ def describe_column(table: Any, column: str, known: IndexReport | None) -> dict[
         "metric": provenance.metric,
         "vectors": None if known is None else known.rows,
         "run_id": provenance.run_id,
+        **({} if tuned is None else {"index": describe_tuned(asdict(tuned))}),
         **{name: identity[name] for name in ("family", "model", "revision", "dtype", "preprocess") if name in identity},
     }

@@ -11,6 +11,7 @@ from latentlake.column_indexes import ColumnIndex, Language, ScalarType, text_in
 from latentlake.indexes import IndexType
 from latentlake.storage import Storage, open_storage
 from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
+from latentlake.tuning.goal import Goal
 from operators.chain import Chain
 from operators.decode import embedded_as
 from operators.embedders.base import EmbedderConfig
@@ -76,6 +77,34 @@ class IndexSpec(Section):
     column: str
     metric: Metric | None = None
     type: IndexType = "auto"
+    target_recall: float | None = Field(default=None, gt=0, le=1)  # @k; None: the index is not tuned
+    k: int = Field(default=10, ge=1, le=1000)
+    max_p95_ms: float | None = Field(default=None, gt=0)
+    queries: str | None = None  # Parquet or JSON lines, with a column `text`, `file` or `vector`
+
+    @model_validator(mode="after")
+    def tuned(self) -> IndexSpec:
+        """What tuning needs is given with a target alone."""
+        if self.target_recall is None and (self.queries or self.max_p95_ms or self.k != 10):
+            raise ValueError("k, max_p95_ms and queries are of a tuned index: give target_recall too")
+        if self.target_recall is not None and self.type == "none":
+            raise ValueError("type none has no recall to tune: leave target_recall out")
+        return self
+
+    @property
+    def goal(self) -> Goal | None:
+        """What the index is tuned to; None: it is not."""
+        return None if self.target_recall is None else Goal(self.target_recall, self.k, self.max_p95_ms)
+
+    def to_json(self) -> dict[str, Any]:
+        """The section as a job has it. A local file of queries is made absolute; of tuning there is only what is given."""
+        values = self.model_dump(mode="json")
+        given = {name: values.pop(name) for name in ("target_recall", "k", "max_p95_ms", "queries")}
+        if self.target_recall is None:
+            return values
+        if self.queries is not None:
+            given["queries"] = open_storage(self.queries).lance_uri
+        return values | {name: value for name, value in given.items() if value is not None}
 
 
 class TextIndexSpec(Section):
@@ -166,9 +195,13 @@ class JobSpec(Section):
         given = next((index.metric for index in self.index if index.column == column), None)
         return given or next(default_metric(embed.dtype) for embed in self.embed if embed.column == column)
 
+    def index_of(self, column: str) -> IndexSpec:
+        """How a column is searched."""
+        return next((index for index in self.index if index.column == column), IndexSpec(column=column))
+
     def index_type(self, column: str) -> IndexType:
         """Kind of index wanted for a column."""
-        return next((index.type for index in self.index if index.column == column), "auto")
+        return self.index_of(column).type
 
     @property
     def column_indexes(self) -> list[ColumnIndex]:
@@ -205,12 +238,12 @@ class JobSpec(Section):
                 for e in self.embed
             ],
             "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
-            "index": [index.model_dump(mode="json") for index in self.index],
             **{
                 name: [index.model_dump(mode="json") for index in declared]
                 for name, declared in (("text_index", self.text_index), ("scalar_index", self.scalar_index))
                 if declared
             },
+            "index": [index.to_json() for index in self.index],
             **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
         }
 

@@ -17,6 +17,7 @@ from latentlake.indexes import describe_indexes
 from latentlake.provenance import columns_of
 from latentlake.recall import measure_recall
 from latentlake.storage import Storage
+from latentlake.tuning.settings import read_settings
 from operators.errors import GateRefused
 from pipelines.flow.counts import Counts
 from pipelines.planning.plan import Plan
@@ -216,10 +217,20 @@ def stored_min_recall(lake: Storage, table: str) -> float | None:
 
 
 def measure_recalls(dataset: LanceDataset) -> dict[str, float]:
-    """Recall of each index of a version of a table, by vector column."""
+    """Recall of each index of a version of a table, by vector column; of a tuned one that which was measured with queries."""
     stored = columns_of(dataset.schema)
     columns = [info.column for info in describe_indexes(dataset) if info.metric and info.column in stored]
-    return {column: measure_recall(dataset, column, stored[column].metric) for column in columns}
+    tuned = {column: read_settings(dataset.schema, column) for column in columns}
+    return {
+        column: settings.measured.recall if settings else measure_recall(dataset, column, stored[column].metric)
+        for column, settings in tuned.items()
+    }
+
+
+def tuned_at(dataset: LanceDataset) -> dict[str, int]:
+    """The versions that the recalls of tuned columns were measured at."""
+    columns = columns_of(dataset.schema)
+    return {column: found.measured_at for column in columns if (found := read_settings(dataset.schema, column))}
 
 
 def to_json(gates: Iterable[Gate]) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from lance import LanceDataset
 from pydantic import TypeAdapter, ValidationError
 
-from latentlake.building import IndexReport, count_known, open_version
+from latentlake.building import IndexReport, count_known, open_version, tuned_report
 from latentlake.storage import Storage
+from latentlake.tuning.settings import read_settings
 from pipelines.state.ledger import read_report, read_runs
 
 REPORT = TypeAdapter(IndexReport)
@@ -33,16 +34,22 @@ def indexes_after(
 ) -> dict[str, IndexReport]:
     """What is known of a version that holds the same rows as the one `before`, in other files. `recalls` were measured there."""
     version = int(after.version)
-    return {
-        column: replace(
+    found = {}
+    for column, report in known_indexes(lake, table, int(before.version)).items():
+        if column not in before.schema.names:
+            continue
+        rows = count_known(before, column, open_version(before, report), report)
+        if (settings := read_settings(after.schema, column)) is not None:
+            found[column] = tuned_report(after, column, rows, settings, 0.0)
+            continue
+        found[column] = replace(
             report,
-            rows=count_known(before, column, open_version(before, report), report),
+            rows=rows,
             recall=recalls.get(column),
             seconds=0.0,
             measured_at=version if column in recalls else None,
             added=0,
             version=version,
+            tuned=None,
         )
-        for column, report in known_indexes(lake, table, int(before.version)).items()
-        if column in before.schema.names
-    }
+    return found

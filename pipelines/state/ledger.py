@@ -51,6 +51,7 @@ RUNS_SCHEMA = pa.schema(
 REPORT = StoredFormat("the report of the run")
 SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
+TUNED = "tuned"  # the rows of the version before, with another index, or other settings of it
 CALIBRATED = "calibrated"  # a sample was measured, elsewhere; the table was not touched
 MAPPED = "mapped"  # the table was given a map, in columns of their own
 REWRITTEN = ("maintained", "deleted", MAPPED)  # a version was made in place of the one before, with its rows or fewer
@@ -59,6 +60,7 @@ STATES = (
     "unchanged",
     CALIBRATED,
     *REWRITTEN,
+    TUNED,
     ROLLED_BACK,
     "refused",
     "failed",
@@ -152,7 +154,7 @@ def find_base_run(lake: Storage, table: str, version: int) -> BaseRun | None:
 
 def was_published(lake: Storage, table: str, version: int, tag: str) -> bool:
     """Whether a run had put `tag` on a version of the table."""
-    states = ", ".join(sql_string(state) for state in ("published", "unchanged", *REWRITTEN))
+    states = ", ".join(sql_string(state) for state in ("published", "unchanged", TUNED, *REWRITTEN))
     lines = read_runs(lake, table, f"version = {version} AND state IN ({states})")
     return any(line.get("tag") == tag for line in lines)
 

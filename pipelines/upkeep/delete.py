@@ -24,17 +24,21 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 
 from latentlake.filters import check_filter, explain_filter
 from latentlake.formats import StoredFormat
-from latentlake.indexes import choose_index, describe_indexes
+from latentlake.indexes import choose_index, count_vectors, describe_indexes
 from latentlake.keys import LOOK_UP_BLOCK, index_config
 from latentlake.provenance import columns_of
 from latentlake.recall import measure_recall
 from latentlake.storage import Storage
+from latentlake.tuning.settings import read_settings
+from latentlake.tuning.tune import tune_index
+from latentlake.tuning.upkeep import goal_of
 from operators.errors import AccountingError, NotFound, SpecError
 from pipelines.planning.listing import part_names, read_parquet
 from pipelines.planning.plan import new_run_id
 from pipelines.publish import deletion
 from pipelines.publish.gates import stored_min_recall
 from pipelines.publish.tags import settle_tags
+from pipelines.publish.tuned import stored_queries_of
 from pipelines.resume import cut_short, discard
 from pipelines.state.forgotten import FORGOTTEN, PENDING_FILE, Forgotten, read_forgotten, write_forgotten
 from pipelines.state.lease import Lease, hold_table
@@ -237,6 +241,11 @@ def rewrite(lake: Storage, table: str, dataset: LanceDataset, lease: Lease) -> l
         if info.metric is None:
             kind = index_config(dataset.count_rows()) if info.type == "btree" else info.type.upper()
             dataset.create_scalar_index(info.column, kind, name=info.name, replace=True)
+            continue
+        if (settings := read_settings(dataset.schema, info.column)) is not None:
+            queries = stored_queries_of(lake, table, info.column)(dataset)
+            rows = count_vectors(dataset, info.column)
+            tune_index(dataset, info.column, stored[info.column].metric, rows, "auto", goal_of(settings), queries)
             continue
         dimension = dataset.schema.field(info.column).type.list_size
         choice = choose_index(info.rows_indexed + info.rows_unindexed, dimension, info.metric, info.type)  # type: ignore[arg-type]

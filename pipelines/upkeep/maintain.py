@@ -19,14 +19,16 @@ from lance.commit import CommitConflictError
 from latentlake.bridges.store import FOLDER as BRIDGES_FOLDER
 from latentlake.indexes import describe_indexes, merge_index
 from latentlake.storage import Storage
+from latentlake.tuning.queries import QUERIES_FOLDER
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.flow.columns import read_merged
 from pipelines.planning.plan import new_run_id
 from pipelines.publish.commit import find_commit, named_files
-from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, stored_min_recall, to_json
+from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, stored_min_recall, to_json, tuned_at
 from pipelines.publish.indexes import indexes_after
 from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.publish.tally import readable_records
+from pipelines.publish.tuned import check_tuned_columns
 from pipelines.resume import cut_short, discard
 from pipelines.state.forgotten import FORGOTTEN_FILE, PENDING_FILE
 from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
@@ -78,7 +80,7 @@ def maintain_table(
         report |= {"version": after.version, "fragments": len(after.get_fragments()), "rows": after.count_rows()}
         report["index_segments"] = count_segments(after)
         report["recall"] = measure_recalls(after)
-        gates, held = gate_again(lake, table, report["recall"], int(after.version))
+        gates, held = gate_again(lake, table, report["recall"], int(after.version), tuned_at(after))
         report["gates"] = to_json(gates)
         report["tags_moved"] = (
             move_tags(lease, after, before.version) if held and after.version != before.version else []
@@ -96,7 +98,10 @@ def maintain_table(
 
 
 def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lease) -> lance.LanceDataset:
-    """Put small files together and merge the segments of each index; the version with both. Rows stay as they are."""
+    """Put small files together, merge the segments of each index, and check those that are tuned; the version that has it all.
+
+    Rows stay as they are.
+    """
     dataset = open_newest(lake, table)
     rows, version = dataset.count_rows(), dataset.version
     waiting = [manifest for manifest in resumable if manifest.version == version]
@@ -110,6 +115,7 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
         lease.check()
         dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
         dataset = open_newest(lake, table)
+        check_tuned_columns(lake, table, dataset)
         if dataset.count_rows() != rows:
             raise AccountingError(f"table '{table}' had {rows} rows and has {dataset.count_rows()}. No tag was moved.")
     except BaseException as failure:
@@ -126,10 +132,15 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
     return dataset
 
 
-def gate_again(lake: Storage, table: str, recalls: Mapping[str, float], version: int) -> tuple[list[Gate], bool]:
-    """The gates before the tag, as the table's job sets them, and whether the tag may move: not where they are unknown."""
+def gate_again(
+    lake: Storage, table: str, recalls: Mapping[str, float], version: int, measured_at: Mapping[str, int]
+) -> tuple[list[Gate], bool]:
+    """The gates before the tag, as the table's job sets them, and whether the tag may move: not where they are unknown.
+
+    `measured_at` names the earlier versions that recalls are of.
+    """
     try:
-        gates = gates_before_tag(stored_min_recall(lake, table), recalls, version)
+        gates = gates_before_tag(stored_min_recall(lake, table), recalls, version, measured_at)
     except Unreadable as failure:
         log.warning("no tag is moved, because the job's gates are unknown: %s", failure)
         return [], False
@@ -229,6 +240,7 @@ def remove_folders(lake: Storage, table: str, resumable: Iterable[Manifest]) -> 
         LEASE_FOLDER,
         REPORTS_FOLDER,
         TAGS_FOLDER,
+        QUERIES_FOLDER,
         FORGOTTEN_FILE,
         PENDING_FILE,
         *(manifest.run_id for manifest in resumable),

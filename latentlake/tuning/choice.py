@@ -1,0 +1,234 @@
+"""Which index: each kind is built on a sample of the table, tuned to the target there, and the fastest wins, or none."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentlake.indexes import TRAINING_ROWS, vector_field
+from latentlake.tuning.efforts import cheapest, is_graph, tune_effort
+from latentlake.tuning.settings import Effort
+from latentlake.tuning.trials import Trial, Truth, find_truth, run_trial
+from latentlake.vectors import Vectors
+
+SAMPLE_ROWS = 50_000
+SAMPLE_BYTES = 128 * 2**20
+SMALL_ROWS = 2048  # what a kind that builds slowly is timed on first
+QUERIES = 48  # of those that tune
+EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
+EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
+# Seconds for the choice and the build: some, and so many per number of the column, on two cores. About two thirds of what
+# IVF_PQ takes by its defaults (0.3 ms per vector of 384).
+BUDGET_S = 10.0
+BUDGET_S_PER_NUMBER = 0.2e-3 / 384
+CHOICE_SHARE = 0.5  # of the budget; the rest is for the build
+SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq"})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of index as it did on the sample. Milliseconds and seconds of the whole table are estimated."""
+
+    name: str
+    build: Mapping[str, Any]  # arguments of Lance's `create_index`; none: exact search
+    recall: float = 0.0
+    p50_ms: float = math.inf  # on the sample
+    table_ms: float = math.inf
+    table_build_s: float = 0.0
+    size_bytes: int = 0
+    left_out: str = ""  # why it was not tried, or cannot be taken
+
+
+@dataclass
+class Choice:
+    """What was chosen, and everything that it was chosen from."""
+
+    chosen: Candidate
+    why: str
+    candidates: list[Candidate] = field(default_factory=list)
+    seconds: float = 0.0
+    sample_rows: int = 0
+
+
+def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and `create_index` arguments of every kind that vectors can have, the most promising first."""
+    if metric == "hamming":
+        return [("ivf_flat", {"index_type": "IVF_FLAT", "metric": metric})]
+    parts = max(n for n in range(1, max(1, dimension // 8) + 1) if dimension % n == 0)
+    rq: dict[int, tuple[str, dict[str, Any]]] = {
+        bits: ("ivf_rq", {"index_type": "IVF_RQ", "metric": metric, "num_bits": bits}) for bits in (1, 2, 4, 8)
+    }
+    plain: dict[str, tuple[str, dict[str, Any]]] = {
+        name: (name, {"index_type": name.upper(), "metric": metric})
+        for name in ("ivf_flat", "ivf_sq", "ivf_hnsw_flat", "ivf_hnsw_sq")
+    }
+    pq: tuple[str, dict[str, Any]] = ("ivf_pq", {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts})
+    ordered = [rq[1], plain["ivf_hnsw_flat"], plain["ivf_sq"], plain["ivf_flat"], rq[4], plain["ivf_hnsw_sq"]]
+    ordered += [rq[8], rq[2], pq]
+    return [kind for kind in ordered if dimension % 8 == 0 or kind[0] != "ivf_rq"]
+
+
+def label(build: Mapping[str, Any]) -> str:
+    """A kind in words: "ivf_rq, 1 bit"."""
+    if not build:
+        return "exact search"
+    bits = build.get("num_bits")
+    name = str(build["index_type"]).lower()
+    return name if bits is None else f"{name}, {bits} bit{'s' if bits > 1 else ''}"
+
+
+def choose(
+    dataset: Any,
+    column: str,
+    metric: str,
+    rows: int,
+    queries: np.ndarray,
+    k: int,
+    target: float,
+    max_p95_ms: float | None = None,
+    seed: int = 0,
+) -> Choice:
+    """The kind of index for a column of `rows` vectors: the fastest that meets the target on a sample, or exact search.
+
+    The sample, at most `SAMPLE_ROWS` and `SAMPLE_BYTES`, is copied to a temporary folder of this machine. Kinds are tried until
+    their share of the budget is spent; one that would take longer to build than the rest of it is left out, and named.
+    """
+    began = time.perf_counter()
+    kind = vector_field(dataset, column).type
+    width = kind.list_size * kind.value_type.bit_width // 8
+    number = min(rows, SAMPLE_ROWS, SAMPLE_BYTES // width)
+    if rows < TRAINING_ROWS:
+        return Choice(Candidate("exact", {}), f"{rows} vectors are too few to train an index on")
+    with tempfile.TemporaryDirectory(prefix="latentlake-index-") as folder:
+        sample = copy_sample(dataset, column, number, Path(folder) / "sample.lance", seed)
+        truth = find_truth(sample, column, metric, queries, k)[1.0]
+        trial = Trier(sample, column, metric, k, queries, truth, rows / max(1, number))
+        exact = trial.exact()
+        if exact.table_ms <= EXACT_MS:
+            why = f"exact search takes {exact.table_ms:.1f} ms, about what a call costs in any case"
+            return Choice(exact, why, [exact], time.perf_counter() - began, number)
+        budget = BUDGET_S + BUDGET_S_PER_NUMBER * rows * kind.list_size
+        found = [exact]
+        for name, build in kinds_of(kind.list_size, metric):
+            spent = time.perf_counter() - began
+            if spent > CHOICE_SHARE * budget:
+                reason = f"the choice had used its {CHOICE_SHARE * budget:.0f} s"
+                found.append(Candidate(name, build, left_out=reason))
+                continue
+            found.append(trial.attempt(name, build, target, max_p95_ms, budget - spent))
+    return decide(found, target, number, time.perf_counter() - began)
+
+
+def copy_sample(dataset: Any, column: str, rows: int, place: Path, seed: int) -> Any:
+    """A dataset of one column with `rows` of the vectors at random, in a folder."""
+    import lance
+
+    every = dataset.count_rows() <= rows
+    vectors = Vectors(dataset, [column], [column], None, None if every else rows, seed, 8192)
+    return lance.write_dataset(vectors.reader(), str(place))
+
+
+@dataclass
+class Trier:
+    """Tries kinds of index on a sample. `larger` is how many times as large the table is."""
+
+    sample: Any
+    column: str
+    metric: str
+    k: int
+    queries: np.ndarray
+    truth: Truth
+    larger: float
+
+    def exact(self) -> Candidate:
+        """Exact search: its time grows with the table."""
+        trial = run_trial(self.sample, self.column, self.metric, self.k, self.queries[:10], self.truth, None)
+        return Candidate("exact", {}, 1.0, trial.p50_ms, trial.p50_ms * self.larger)
+
+    def attempt(
+        self, name: str, build: Mapping[str, Any], target: float, max_p95_ms: float | None, left_s: float
+    ) -> Candidate:
+        """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` seconds."""
+        rows = self.sample.count_rows()
+        if name in SLOW and rows > 2 * SMALL_ROWS:
+            seconds = self._seconds(build, SMALL_ROWS)
+            expected = seconds * (1 + self.larger) * rows / SMALL_ROWS
+            if expected > left_s:
+                return Candidate(
+                    name,
+                    build,
+                    left_out=f"sample and table would take {expected:.0f} s to build",
+                    table_build_s=expected,
+                )
+        began = time.perf_counter()
+        self.sample.create_index(self.column, name="tried", replace=True, **build)
+        seconds = time.perf_counter() - began
+        trials = tune_effort(name, count_partitions(self.sample, "tried"), self.k, target, self._run)
+        best = cheapest(trials, target, max_p95_ms) or max(trials, key=lambda trial: trial.recall)
+        size = sum(segment.size_bytes for segment in describe(self.sample, "tried").segments)
+        return Candidate(
+            name,
+            build,
+            recall=best.recall,
+            p50_ms=best.p50_ms,
+            table_ms=self._scaled(name, best.p50_ms, min(trial.p50_ms for trial in trials)),
+            table_build_s=seconds * self.larger,
+            size_bytes=round(size * self.larger),
+            left_out="" if cheapest(trials, target) else f"finds {best.recall:.3f} at most",
+        )
+
+    def _run(self, effort: Effort) -> Trial:
+        return run_trial(self.sample, self.column, self.metric, self.k, self.queries, self.truth, effort)
+
+    def _seconds(self, build: Mapping[str, Any], rows: int) -> float:
+        """Seconds that building takes on the first `rows` of the sample."""
+        import lance
+
+        part = lance.write_dataset(
+            self.sample.scanner(limit=rows).to_reader(), f"{self.sample.uri}-part", mode="overwrite"
+        )
+        began = time.perf_counter()
+        part.create_index(self.column, name="tried", replace=True, **build)
+        return time.perf_counter() - began
+
+    def _scaled(self, name: str, ms: float, floor: float) -> float:
+        """Milliseconds in the table: what is above the cheapest call grows with the rows, and in a graph with their logarithm."""
+        rows = self.sample.count_rows()
+        growth = math.log(rows * self.larger) / math.log(rows) if is_graph(name) else self.larger
+        return floor + (ms - floor) * growth
+
+
+def decide(found: Sequence[Candidate], target: float, sample_rows: int, seconds: float) -> Choice:
+    """The fastest of the candidates that can be taken; of those as fast to a tenth, the one that is built first."""
+    exact, *others = found
+    able = [candidate for candidate in others if not candidate.left_out]
+    if not able:
+        why = f"no index met recall {target} on the sample; exact search is estimated at {exact.table_ms:.1f} ms"
+        return Choice(exact, why, list(found), seconds, sample_rows)
+    fastest = min(candidate.table_ms for candidate in able)
+    best = min((c for c in able if c.table_ms <= 1.1 * fastest), key=lambda candidate: candidate.table_build_s)
+    if exact.table_ms < EXACT_GAIN * best.table_ms:
+        why = f"exact search takes {exact.table_ms:.1f} ms, {label(best.build)} {best.table_ms:.1f} ms: too little gain"
+        return Choice(exact, why, list(found), seconds, sample_rows)
+    why = (
+        f"of {len(able)} kinds that met recall {target} on {sample_rows} vectors the fastest: {best.table_ms:.1f} ms estimated, "
+        f"exact search {exact.table_ms:.1f} ms"
+    )
+    return Choice(best, why, list(found), seconds, sample_rows)
+
+
+def describe(dataset: Any, name: str) -> Any:
+    """What Lance says of an index."""
+    return next(found for found in dataset.describe_indices() if found.name == name)
+
+
+def count_partitions(dataset: Any, name: str) -> int:
+    """Partitions of an index of vectors, in each of its segments. Reads its centroids, and no row."""
+    return len(dataset.get_ivf_model(name).centroids)

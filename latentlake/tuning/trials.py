@@ -1,0 +1,175 @@
+"""What a search finds, and how long it takes: against the rows that are really nearest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentlake.indexes import vector_field, with_effort
+from latentlake.recall import distances_between, sample_runs, to_arrays, tolerance
+from latentlake.tuning.settings import Effort, Measured
+
+# Of vectors that queries are compared with; of a column that is larger, so much is compared, in runs at random.
+TRUTH_BYTES = 2 * 2**30
+BATCH_ROWS = 8192
+PERCENT = 100
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Truth:
+    """For each query the k nearest of the rows that were compared, nearest first; fewer are filled up with infinity."""
+
+    ids: np.ndarray  # uint64 (queries, k)
+    distances: np.ndarray  # float32 (queries, k)
+    whole: bool  # whether all rows were compared
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an effort found, by query."""
+
+    effort: Effort | None  # None: exact search
+    met: np.ndarray  # rows found, of those that should have been
+    due: np.ndarray  # rows that should have been found
+    ms: np.ndarray
+
+    @property
+    def recall(self) -> float:
+        """Of all queries together, from 0 to 1; 1 where nothing could be found."""
+        return float(self.met.sum() / due) if (due := self.due.sum()) else 1.0
+
+    @property
+    def p50_ms(self) -> float:
+        """Median time of a query; 0 where none was asked."""
+        return float(np.median(self.ms)) if len(self.ms) else 0.0
+
+    @property
+    def p95_ms(self) -> float:
+        """Time that one query in twenty exceeds."""
+        return float(np.percentile(self.ms, 95)) if len(self.ms) else 0.0
+
+    def interval(self, seed: int = 0) -> tuple[float, float]:
+        """95 % interval of the recall, by a bootstrap over queries (percentiles).
+
+        Where nothing was missed, the rule of three: 3 in so many rows may be.
+        """
+        due = int(self.due.sum())
+        if not due:
+            return 1.0, 1.0
+        if self.met.sum() == due:
+            return max(0.0, 1 - 3 / due), 1.0
+        number = len(self.met)
+        weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
+        low, high = np.percentile(weights @ self.met / np.maximum(1, weights @ self.due), [2.5, 97.5])
+        return float(low), float(high)
+
+    def measured(self) -> Measured:
+        """The trial, as it is kept with a column."""
+        low, high = self.interval()
+        figures = (
+            {"recall": self.recall, "low": low, "high": high}
+            if self.effort
+            else dict.fromkeys(("recall", "low", "high"), 1.0)
+        )
+        times = {"p50_ms": round(self.p50_ms, 3), "p95_ms": round(self.p95_ms, 3)}
+        return Measured(**{name: round(value, 4) for name, value in figures.items()}, queries=len(self.met), **times)
+
+
+def find_truth(
+    dataset: Any, column: str, metric: str, queries: np.ndarray, k: int, shares: Sequence[float] = (1.0,), seed: int = 0
+) -> dict[float, Truth]:
+    """The rows nearest to `queries` (n, dim), by the share of the rows that a filter keeps (`share_filter`).
+
+    The column is read once, in batches: a batch and its distances are all that is held. Of one above `TRUTH_BYTES` so much is read.
+    """
+    kind = vector_field(dataset, column).type
+    limit = max(BATCH_ROWS, TRUTH_BYTES * 8 // (kind.list_size * kind.value_type.bit_width))
+    whole = dataset.count_rows() <= limit
+    best = {share: empty_truth(len(queries), k, whole) for share in shares}
+    for ids, rows in read_rows(dataset, column) if whole else sample_runs(dataset, column, limit, seed):
+        distances = np.nan_to_num(distances_between(queries, rows, metric), nan=np.inf, copy=False)
+        for share, found in best.items():
+            kept = slice(None) if share == 1 else np.flatnonzero(ids % PERCENT < round(share * PERCENT))
+            best[share] = nearer(found, ids[kept], distances[:, kept])
+    return best
+
+
+def empty_truth(queries: int, k: int, whole: bool) -> Truth:
+    """Nothing compared yet."""
+    return Truth(np.zeros((queries, k), np.uint64), np.full((queries, k), np.inf, np.float32), whole)
+
+
+def nearer(found: Truth, ids: np.ndarray, distances: np.ndarray) -> Truth:
+    """`found`, and what is nearer among the rows `ids` (m,) at `distances` (queries, m)."""
+    number, k = found.ids.shape
+    asked, place = np.nonzero(distances < found.distances[:, -1:])
+    if not len(asked):
+        return found
+    query = np.concatenate([np.repeat(np.arange(number), k), asked])
+    far = np.concatenate([found.distances.reshape(-1), distances[asked, place]])
+    row = np.concatenate([found.ids.reshape(-1), ids[place]])
+    order = np.lexsort((far, query))
+    first = np.searchsorted(query[order], np.arange(number))
+    chosen = order[first[:, None] + np.arange(k)]
+    return Truth(row[chosen], far[chosen], found.whole)
+
+
+def read_rows(dataset: Any, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row ids and vectors of a whole column, in batches; those without a vector are left out."""
+    import pyarrow as pa
+
+    for batch in dataset.scanner(columns=[column], with_row_id=True, batch_size=BATCH_ROWS).to_batches():
+        yield to_arrays(pa.Table.from_batches([batch]), column)
+
+
+def share_filter(share: float) -> str | None:
+    """SQL that keeps about so large a share of the rows, whatever they hold; None: all."""
+    return None if share == 1 else f"_rowid % {PERCENT} < {round(share * PERCENT)}"
+
+
+def run_trial(
+    dataset: Any,
+    column: str,
+    metric: str,
+    k: int,
+    queries: np.ndarray,
+    truth: Truth,
+    effort: Effort | None,
+    share: float = 1.0,
+) -> Trial:
+    """Ask every query alone, as search does, and see what is found of what is nearest, and in what time.
+
+    Of the rows that were compared and are nearer than the k-th that was found, the share that was found: of a whole column that is
+    recall@k, where a row as near as the k-th counts; of a sample it is right on average (`recall.measure_on_sample`).
+    """
+    met, due, times = (np.zeros(len(queries), kind) for kind in (np.int64, np.int64, np.float64))
+    where = share_filter(share)
+    for at, query in enumerate(queries):
+        asked = with_effort(column, query, k, metric, effort)
+        began = time.perf_counter()
+        found = dataset.scanner(
+            columns=["_distance"], nearest=asked, filter=where, prefilter=True, with_row_id=True
+        ).to_table()
+        times[at] = (time.perf_counter() - began) * 1000
+        ids, distances = found["_rowid"].to_numpy(), found["_distance"].to_numpy()
+        met[at], due[at] = count_hits(truth, at, ids, distances)
+    return Trial(effort, met, due, times)
+
+
+def count_hits(truth: Truth, at: int, ids: np.ndarray, distances: np.ndarray) -> tuple[int, int]:
+    """Rows found, and rows due, of one query."""
+    there = np.isfinite(truth.distances[at])
+    wanted, far = truth.ids[at][there], truth.distances[at][there]
+    if not len(wanted):
+        return 0, 0
+    if truth.whole:
+        hits = np.isin(ids, wanted) | (distances <= far[-1] + tolerance(far[-1]))
+        return min(len(wanted), int(hits.sum())), len(wanted)
+    radius = distances[-1] + tolerance(distances[-1]) if len(distances) else -np.inf
+    near = wanted[far <= radius]
+    return int(np.isin(near, ids).sum()), len(near)
