@@ -14,7 +14,8 @@ import pyarrow as pa
 from PIL import Image
 
 from latentlake.provenance import FIELD_KEY, Provenance, fingerprint_of, identity_of
-from operators.batch import make_batch
+from operators.batch import make_batch, take_rows
+from operators.batching import form_batches
 from operators.chain import Chain
 from operators.embedders.base import EmbedderConfig
 from operators.embedders.hashing import Config
@@ -54,7 +55,11 @@ class LakeMaker:
     def embed(self, config: EmbedderConfig, chain: Chain, contents: Sequence[Any]) -> np.ndarray:
         batch = chain.run(make_batch([str(i) for i in range(len(contents))], contents), {})
         assert not any(batch["error"]), batch["error"]
-        return config.load("cpu").embed(config.prepare(batch, "document"))
+        embedder, prepared = config.load("cpu"), config.prepare(batch, "document")
+        vectors = np.zeros((len(contents), config.dimension), dtype=np.float32)
+        for rows in form_batches(prepared["cost"], config.batch_cost("cpu")):
+            vectors[rows] = embedder.embed(take_rows(prepared, rows))
+        return vectors
 
     def write(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import latentlake_here
+from doc_commands import commands
 from job_maker import make_job, write_texts
 
 TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'trains'}" for n in range(12)}
@@ -17,7 +19,8 @@ TEXTS = {f"{n}.txt": f"the text number {n} speaks of {'boats' if n % 2 else 'tra
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with job.yaml, run inline into the lake `lake`, and suite.yaml."""
     folder = tmp_path_factory.mktemp("evaluated")
-    job = make_job(folder, write_texts(folder / "in", TEXTS))
+    embed = [{"column": "words", "family": "hashing", "dim": 32}]
+    job = make_job(folder, write_texts(folder / "in", TEXTS), embed, table={"name": "notes"})
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     (folder / "queries.tsv").write_text("q1\tthe text number 3\nq2\tnumber 4\n")
     (folder / "qrels.txt").write_text("q1 0 3.txt 1\nq2 0 4.txt 1\n")
@@ -40,6 +43,14 @@ def test_a_job_and_a_lake_name_the_same_table(folder: Path):
     kept = latentlake_here("evals", *place, "--json", cwd=folder)
     assert [one["results"] for one in json.loads(kept.stdout)] == [told["results"]]
     assert "nDCG@10" in latentlake_here("evals", *place, cwd=folder).stdout
+
+
+def test_the_commands_of_the_page(folder: Path):
+    for command in commands("docs/evaluation.md", "Evaluation"):
+        program, *arguments = shlex.split(command)
+        done = latentlake_here(*arguments, cwd=folder)
+        assert program == "latentlake" and done.returncode == 0, done.stderr
+        assert "nDCG@10" in done.stdout
 
 
 @pytest.mark.parametrize(
