@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from latentlake.embedders import ModelEmbedder
     from operators.embedders.base import Role
 
-INPUTS = ("image", "text")  # of a batch of MTEB's, by the name of its column; a text beside an image is not looked at
+INPUTS = (
+    "audio",
+    "image",
+    "text",
+)  # columns of MTEB's batches; of several that a joint model takes the first is embedded
 SPLIT = "test"
 
 
@@ -60,7 +64,8 @@ def values_of(batch: Mapping[str, Any], embedder: ModelEmbedder) -> list[Any]:
     """The inputs of a batch that the embedder takes. Raises `SpecError`."""
     for name in INPUTS:
         if name in batch and name in embedder.modalities:
-            return list(batch[name])
+            sounds = name == "audio"
+            return [(one["array"], one["sampling_rate"]) if sounds else one for one in batch[name]]
     raise SpecError(f"the task gives {', '.join(batch)}; the model takes {', '.join(sorted(embedder.modalities))}.")
 
 

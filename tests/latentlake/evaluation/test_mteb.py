@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from lake_maker import LakeMaker
+from PIL import Image
 
 import latentlake
 from latentlake.evaluation.judgements import read_judgements, read_queries
@@ -46,8 +48,23 @@ def test_a_task_of_another_modality_is_refused():
     mteb = pytest.importorskip("mteb", reason="install 'latentlake[mteb]' to compare with MTEB")
     model = as_mteb_model(latentlake.create_text_embedder("hashing", dim=256), "me/words")
     assert model.mteb_model_meta.name == "me/words" and isinstance(model, mteb.EncoderProtocol)
+    rest = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
     with pytest.raises(SpecError, match="the task gives audio; the model takes text"):
-        model.encode([{"audio": []}], task_metadata=None, hf_split="test", hf_subset="default")
+        model.encode([{"audio": []}], **rest)
+    assert model.encode([], **rest).shape == (0, 256)
+
+
+def test_pictures_and_sound_are_embedded_as_ours():
+    pytest.importorskip("mteb", reason="install 'latentlake[mteb]' to compare with MTEB")
+    rest = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
+    images = latentlake.create_image_embedder("hashing", dim=32)
+    pictures = [Image.new("RGB", (20, 10), colour) for colour in ("red", "blue", "green")]
+    batches = [{"image": pictures[:2], "text": ["a", "b"]}, {"image": pictures[2:], "text": ["c"]}]
+    np.testing.assert_array_equal(as_mteb_model(images).encode(batches, **rest), images.embed_batch(pictures))
+    sounds = latentlake.create_audio_embedder("hashing", dim=32)
+    tone = np.sin(np.arange(8000) / 10).astype(np.float32)
+    found = as_mteb_model(sounds).encode([{"audio": [{"array": tone, "sampling_rate": 8000}]}], **rest)
+    np.testing.assert_array_equal(found, sounds.embed_batch([(tone, 8000)]))
 
 
 def test_without_mteb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
