@@ -104,6 +104,7 @@ NO_CLOUD = (
 )
 NO_ENGINE = "There is no container engine here. The files are checked in tests/infra."
 NO_NETWORK = "It installs from a package index."
+A_SERVER = "It opens a server, of 6 GB that uv fetches. tests/latentlake/test_atlas.py looks at what it opens."
 LONG = "It is a test, or a measurement, of minutes to hours."
 SHARE = "It takes minutes. tests/test_scaling_benchmark.py runs a hundredth of it."
 # Not run, and why.
@@ -134,6 +135,7 @@ NOT_RUN = {
     "pip wheel --no-deps --wheel-dir dist ./infra/airflow": NO_NETWORK
     + " tests/test_airflow_wheel.py builds this wheel.",
     "latentlake submit docs.yaml --cluster cluster.yaml": "docs/quickstart.md has the same command, run on a real cluster.",
+    "latentlake explore ./lake texts": A_SERVER,
     "make acceptance ISSUE=3": LONG,
     "make bench": LONG,
     "make demo": LONG,

@@ -160,21 +160,39 @@ def plot_table(
     if rows < 1 or thumbnails < 0:
         raise SpecError(f"rows is {rows} and thumbnails is {thumbnails}; they must be 1 or more and 0 or more.")
     chosen = pick_column(table, column)
-    stored = next((m for m in stored_maps(table.schema).values() if m.provenance.column == chosen), None)
+    drawn, provenance, coordinates = draw_rows(table, chosen, method, where, rows, seed, [], color)
+    return make_plot(table, drawn, provenance, coordinates, color, thumbnails)
+
+
+def draw_rows(
+    table: Table,
+    column: str,
+    method: str | None,
+    where: str | None,
+    rows: int,
+    seed: int,
+    extra: Sequence[str],
+    color: str | None = None,
+) -> tuple[pa.Table, MapProvenance, np.ndarray]:
+    """Rows at random with the columns to show, and `extra` ones; what made their map, and their coordinates (n, 2).
+
+    The map is the one that the table keeps of the column, unless a `method` is given or there is none.
+    """
+    stored = next((m for m in stored_maps(table.schema).values() if m.provenance.column == column), None)
     if method is not None or stored is None:
         method, stored = method or DEFAULT_METHOD, None
         check_settings(method, None, NEIGHBORS)
-    names = [*labelled_columns(table, color), *([chosen] if stored is None else stored.columns)]
+    named = [*labelled_columns(table, color), *extra]
+    names = list(dict.fromkeys([*named, *([column] if stored is None else stored.columns)]))
     if stored is not None:
         placed = has_vector(stored.columns[0])
         where = placed if where is None else f"({where}\n) AND {placed}"
     stream = table.vectors(names, where, rows, seed=seed)
     drawn = pa.Table.from_batches(list(stream), stream.schema)
     if stored is None:
-        provenance, coordinates = map_rows(table, chosen, str(method), drawn, seed)
-    else:
-        provenance, coordinates = stored.provenance, np.stack([drawn[name].to_numpy() for name in stored.columns], 1)
-    return make_plot(table, drawn, provenance, coordinates, color, thumbnails)
+        return drawn.select(named), *map_rows(table, column, str(method), drawn, seed)
+    coordinates = np.stack([drawn[name].to_numpy() for name in stored.columns], 1)
+    return drawn.select(named), stored.provenance, coordinates
 
 
 def map_rows(table: Table, column: str, method: str, drawn: pa.Table, seed: int) -> tuple[MapProvenance, np.ndarray]:

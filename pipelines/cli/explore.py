@@ -1,8 +1,11 @@
-"""Commands that look at a table as a whole: project, report."""
+"""Commands that look at a table as a whole: explore, project, report."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +88,38 @@ def report(
     page = report_page(found, known, column=column, color=color, method=method)
     output.write_text(page, encoding="utf-8")
     print(f"{output}: {found.name} at version {found.version}, {output.stat().st_size / 2**20:.1f} MB")
+
+
+@app.command()
+def explore(
+    uri: LakeUri,
+    table: TableName,
+    column: Column = None,
+    method: Method = None,
+    where: Annotated[str | None, typer.Option(help="SQL filter: only rows that it keeps.")] = None,
+    rows: Annotated[int, typer.Option(min=5, help="Show so many rows at most, taken at random.")] = 20_000,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5055,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the rows (Parquet), and open nothing.")
+    ] = None,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+) -> None:
+    """Open a table in Apple's embedding-atlas, in an environment of its own (needs uv; 6 GB at the first time)."""
+    from latentlake.exploration.atlas import atlas_command, write_atlas
+
+    with tempfile.TemporaryDirectory(prefix="latentlake-") as folder:
+        path = output or Path(folder) / f"{table}.parquet"
+        command = [] if output else atlas_command(path, [], port)  # before the work, in case that uv is missing
+        found = open_table(uri, table, tag, version, options)
+        named = write_atlas(found, path, column=column, method=method, where=where, rows=rows)
+        if output:
+            print(f"{output}: open it with\n  {shlex.join(['embedding-atlas', str(output), *named])}")
+            return
+        command = atlas_command(path, named, port)
+        print(f"opening {found.name} at version {found.version}; Ctrl-C ends it")
+        raise typer.Exit(subprocess.call(command))
 
 
 def what_is_known(lake: Storage, table: str, version: int) -> Known:
