@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +22,10 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 class CountingS3:
     """Forwards to the server at `target`; a context. `read` has the bytes of bodies by object (`bucket/key`)."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, delay_s: float = 0.0) -> None:
+        """`delay_s` is waited before each answer, as a store further off would have it."""
         self.target = urlsplit(target).netloc
+        self.delay_s = delay_s
         self.read: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()  # by method
         self._kept: dict[str, tuple[list[tuple[str, str]], bytes]] = {}
@@ -50,6 +53,7 @@ class CountingS3:
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """The server's answer, or a kept object's."""
+        time.sleep(self.delay_s)
         name = unquote(urlsplit(path).path).lstrip("/")
         ranged = RANGE.match(next((v for k, v in headers.items() if k.lower() == "range"), ""))
         if method == "GET" and ranged and KEPT.search(name):

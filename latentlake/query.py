@@ -323,6 +323,8 @@ def query_chain(column: str, stored: Provenance) -> Chain:
 
 def relocate(config: EmbedderConfig, column: str, paths: Mapping[str, str]) -> EmbedderConfig:
     """The config with its model's path replaced by the reader's, where `paths` has one by revision, column or path."""
+    if config.models != (config,):
+        return config.with_models([relocate(model, column, paths) for model in config.models])
     field = location_field(config)
     if field is None:
         return config

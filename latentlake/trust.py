@@ -23,7 +23,11 @@ class Trust:
     allow_models: Collection[str] = ()  # places in object stores, see `model_files.models_from`
 
     def check(self, column: str, config: EmbedderConfig) -> None:
-        """Raise `SpecError` where the model of `column` would run code, or call a host, that the reader does not allow."""
+        """Raise `SpecError` where a model of `column` would run code, or call a host, that the reader does not allow."""
+        for model in config.models:
+            self._check_model(column, model)
+
+    def _check_model(self, column: str, config: EmbedderConfig) -> None:
         instead = "Or search with a vector, or with `id=`."
         if getattr(config, "trust_remote_code", False) and not self.trust_remote_code:
             raise SpecError(

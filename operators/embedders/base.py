@@ -106,6 +106,16 @@ class EmbedderConfig(BaseModel, ABC):
         """Modalities that this very model takes, of its family's; known once resolved."""
         return self.modalities
 
+    @property
+    def models(self) -> tuple[EmbedderConfig, ...]:
+        """The configs that name a model each: itself, unless the family puts several together."""
+        return (self,)
+
+    def with_models(self, models: Sequence[EmbedderConfig]) -> EmbedderConfig:
+        """The config with other `models`, as many."""
+        (model,) = models
+        return model
+
     def sized(self, dim: int, **found: Any) -> Self:
         """A copy with `dim` and what else `resolve` found. Raises `SpecError` where `truncate_dim` is longer."""
         if self.truncate_dim is not None and self.truncate_dim > dim:

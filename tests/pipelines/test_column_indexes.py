@@ -133,3 +133,23 @@ def test_a_column_that_cannot_have_an_index_is_told_before_work(
     with pytest.raises(SpecError, match=message):
         run(make(tmp_path, **sections))
     assert not (tmp_path / "lake" / "t.lance").exists()
+
+
+def test_columns_that_are_fused_early_are_searched_like_any_other(tmp_path: Path) -> None:
+    parts = [{"family": "hashing", "dim": 64}, {"family": "hashing", "dim": 16}]
+    embed = [{"column": f"h{n}", **part} for n, part in enumerate(parts)] + [
+        {"column": "both", "family": "concat", "parts": parts, "weights": [3, 1]}
+    ]
+    job = make(tmp_path, embed=embed)
+    run(job)
+    table = open_table(job)
+    assert table.provenance("both").dimension == 80
+    assert run(job)["counts"]["unchanged"] == 10
+    query = "bears and word7"
+    distances = [{h["id"]: h["_distance"] for h in table.search(query, column=f"h{n}", k=10)} for n in (0, 1)]
+    for hit in table.search(query, column="both", k=10):
+        assert hit["_distance"] == pytest.approx(
+            0.75 * distances[0][hit["id"]] + 0.25 * distances[1][hit["id"]], abs=1e-5
+        )
+    with pytest.raises(InvalidSpec, match="two models or more"):
+        parse_job({**job, "embed": [{"column": "both", "family": "concat", "parts": parts[:1]}]})
