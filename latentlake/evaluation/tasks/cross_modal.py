@@ -47,7 +47,9 @@ class Task(TaskSpec):
         """See `TaskSpec.run`."""
         ids, vectors, texts, owners = self.sides(subject)
         vectors, texts = normalize_rows(vectors), normalize_rows(texts)
-        names = objects([f"{ids[owner]} {n}" for n, owner in enumerate(owners.tolist())])
+        single = len(owners) == len(ids)
+        # As the ids of an object's rows are, so that what deletes an object finds what was measured of it.
+        names = ids if single else objects([f"{ids[owner]}#{n}" for n, owner in enumerate(owners.tolist())])
         places = np.arange(len(vectors))
         to_object = ranks_of(texts, owners, vectors, places)
         to_text = ranks_of(vectors, places, texts, owners)
