@@ -88,6 +88,7 @@ ELSEWHERE = {
         "docs/comparing.md",
         "A bridge between two models",
     ): "tests/latentlake/test_bridges.py::test_the_commands_of_the_page",
+    ("docs/search.md", "Options"): "tests/latentlake/test_searching.py::test_the_commands_of_the_page",
     ("docs/planning.md", "doctor"): "tests/pipelines/test_doctor.py::test_the_commands_of_the_page",
     ("docs/evaluation.md", "Evaluation"): "tests/pipelines/test_cli_evaluate.py::test_the_commands_of_the_page",
     ("docs/airflow.md", "Connection"): "infra/airflow/tests/test_dags.py::test_the_nightly_run_a_backfill_and_upkeep",

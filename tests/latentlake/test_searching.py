@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,8 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from command_line import latentlake_here
+from doc_commands import commands
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lake_maker import COLOURS, TEXTS, LakeMaker
@@ -607,3 +611,44 @@ def test_many_searches_through_an_index_miss_no_more_than_single_ones(indexed: l
 def test_scores_are_never_nan(many: latentlake.Table, query: np.ndarray):
     found = many.search(query, column="v", mode="hybrid", text="fox", fusion="scores", k=100)
     assert all(math.isfinite(row["_score"]) for row in found)
+
+
+# The first search, and the command line
+
+
+def test_warming_up_loads_models_and_indexes(indexed: latentlake.Table, monkeypatch: pytest.MonkeyPatch):
+    loads = []
+    load = Config.load
+    monkeypatch.setattr(Config, "load", lambda self, device, _: loads.append(device) or load(self, device))
+    place = indexed.uri.rpartition("/")[0]
+    table = latentlake.connect(place).open("big")
+    session = table._dataset.session()
+    before = session.index_cache_size_bytes()
+    table.warm_up()
+    assert session.index_cache_size_bytes() > before
+    assert loads == ["auto"]
+    table.search("a text")
+    table.search_many(["a text", "another"])
+    assert loads == ["auto"]
+    with pytest.raises(NotFound, match="no vector column 'w'"):
+        table.warm_up("w")
+
+
+def test_the_commands_of_the_page(maker: LakeMaker, tmp_path: Path):
+    texts = ["the boundary layer of a wing", "boundary layer and heat transfer", "a hot layer: heat transfer", "a book"]
+    maker.write_texts("texts", texts)
+    first, second = (shlex.split(line)[1:] for line in commands("docs/search.md", "Options"))
+    hybrid = latentlake_here(*first, cwd=tmp_path)
+    assert hybrid.returncode == 0, hybrid.stderr
+    lines = hybrid.stdout.splitlines()
+    assert lines[0].split() == ["score", "distance", "id", "snippet"]
+    assert {line.split()[2] for line in lines[1:3]} == {"doc0", "doc1"}
+    paged = latentlake_here(*second, cwd=tmp_path)
+    assert (paged.returncode, paged.stdout) == (0, "no hits\n")  # the second page of two hits
+    here = latentlake_here(*second[: second.index("--offset")], "--json", cwd=tmp_path)
+    assert {hit["id"] for hit in json.loads(here.stdout)} == {"doc1", "doc2"}
+    several = latentlake_here("search", "lake", "texts", "--id", "doc1", "--id", "doc2", "--mmr", "0.5", cwd=tmp_path)
+    assert several.stdout.splitlines()[0].split() == ["distance", "id", "snippet"]
+    assert {line.split()[1] for line in several.stdout.splitlines()[1:]} == {"doc0", "doc3"}
+    wrong = latentlake_here("search", "lake", "texts", "--mode", "text", "wing", "--column", "words", cwd=tmp_path)
+    assert (wrong.returncode, "compares no vectors" in wrong.stderr) == (2, True)
