@@ -40,16 +40,15 @@ def evaluate(
     samples: dict[Key, Sample] = {}
     notes: list[str] = []
     used: set[str] = set()
-    for task in loaded.tasks:
-        for column in columns_of(task, table, columns):
-            used.add(column)
-            for measured in task.run(Subject(table, column, seed, notes)):
-                key = task.title, measured.measure, measured.column or column, measured.mode
-                if key in results:
-                    continue  # by words, which is the same whatever the vector column
-                results[key] = to_result(key, measured, resamples, confidence, seed)
-                if measured.sample is not None:
-                    samples[key] = measured.sample
+    for task, column in planned(loaded, table, columns):
+        used.add(column)
+        for measured in task.run(Subject(table, column, seed, notes)):
+            key = task.title, measured.measure, measured.column or column, measured.mode
+            if key in results:
+                continue  # by words, which is the same whatever the vector column
+            results[key] = to_result(key, measured, resamples, confidence, seed)
+            if measured.sample is not None:
+                samples[key] = measured.sample
     settings = {
         "columns": {column: table.provenance(column).fingerprint for column in sorted(used)},
         "indexes": sorted(f"{info.column}: {info.type}" for info in table.indexes() if info.column in used),
@@ -67,6 +66,16 @@ def evaluate(
         samples,
         tuple(notes),
     )
+
+
+def planned(suite: Suite, table: Table, asked: Sequence[str] | None) -> list[tuple[TaskSpec, str]]:
+    """What is run on which vector column, in the suite's order. Raises `SpecError` where nothing is, `NotFound`."""
+    found = [(task, column) for task in suite.tasks for column in columns_of(task, table, asked)]
+    if not found:
+        raise SpecError(
+            f"no task of suite '{suite.name}' fits {' or '.join(asked or ())}; name other columns, or none."
+        )
+    return found
 
 
 def columns_of(task: TaskSpec, table: Table, asked: Sequence[str] | None) -> Iterator[str]:

@@ -15,6 +15,8 @@ from latentlake.evaluation.base import DataPath, Subject
 from latentlake.evaluation.files import pick, read_records
 from latentlake.indexes import has_vector
 from latentlake.keys import scan_keys
+from latentlake.searching.fulltext import is_text
+from latentlake.table import Table
 from latentlake.vectors import array_of
 from operators.errors import NotFound, SpecError, did_you_mean
 
@@ -128,8 +130,11 @@ def stream_rows(
     columns = list(dict.fromkeys(["id", subject.column, *sources]))
     if known is None or facts is None:
         where = None if facts is None else f"`{facts.source}` IS NOT NULL"
+        if where is not None and subject.table.count(where) == len(subject.table):
+            where = None  # a sample under a filter holds the places of all rows that it keeps
         yield from subject.table.vectors(columns, where, sample=rows, seed=subject.seed)
         return
+    check_texts(subject.table, facts.by)
     names = np.array(sorted(known), dtype=object)
     chosen = np.random.default_rng(subject.seed).permutation(len(names))[:rows]
     dataset = subject.table.to_lance()
@@ -145,6 +150,12 @@ def check_columns(subject: Subject, names: Sequence[str]) -> None:
                 f"table '{subject.table.name}' has no column '{name}'.{did_you_mean(name, subject.table.columns)}\n"
                 f"  Columns: {', '.join(subject.table.columns)}"
             )
+
+
+def check_texts(table: Table, column: str) -> None:
+    """Raise `SpecError` for a column that names are looked up in, and that does not hold texts."""
+    if not is_text(kind := table.schema.field(column).type):
+        raise SpecError(f"column '{column}' of table '{table.name}' holds {kind}; names are looked up in texts alone.")
 
 
 def as_numbers(vectors: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from latentlake.evaluation.base import DataPath, Measured, Subject, TaskSpec
 from latentlake.evaluation.judgements import Judgements, Queries, read_beir, read_judgements, read_queries
 from latentlake.evaluation.measures import cutoff_of, measure_queries, parse_measures
 from latentlake.evaluation.ranking import Way, has_index, rank_documents
+from latentlake.evaluation.rows import check_texts
 from latentlake.evaluation.statistics import Sample
 from latentlake.keys import scan_keys
 from latentlake.searching.fulltext import TEXT, text_indexes
@@ -110,6 +111,7 @@ def check_documents(task: Task, subject: Subject, judged: Judgements) -> None:
             f"table '{table.name}' has no column '{column}' of document names.{did_you_mean(column, table.columns)}\n"
             f"  Name it with `documents` of task '{task.title}'. Columns: {', '.join(table.columns)}"
         )
+    check_texts(table, column)
     relevant = {document for grades in judged.values() for document, grade in grades.items() if grade > 0}
     found: set[Any] = set()
     for batch in scan_keys(table.to_lance(), column, relevant, [column]):

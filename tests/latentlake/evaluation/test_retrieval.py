@@ -144,11 +144,16 @@ def test_judged_documents_that_are_missing_are_told(maker: LakeMaker, files: Pat
         latentlake.connect(maker.uri).open("others").evaluate(suite_of(files))
     with pytest.raises(NotFound, match=r"no column 'docno' of document names[\s\S]*`documents`"):
         table.evaluate(suite_of(files, documents="docno"))
+    with pytest.raises(SpecError, match="column 'length' of table 'notes' holds int64"):
+        table.evaluate(suite_of(files, documents="length"))
 
 
 def test_pictures_are_not_searched_with_texts_of_words(shared_lake: str, files: Path):
     with pytest.raises(SpecError, match="needs a vector column that is searched with text"):
         latentlake.connect(shared_lake).open("pictures").evaluate(suite_of(files))
+    notes = latentlake.connect(shared_lake).open("notes")
+    with pytest.raises(SpecError, match="no task of suite 'suite' fits"):
+        notes.evaluate(suite_of(files), columns=[])
 
 
 def test_beir_folders_and_trec_topics(tmp_path: Path):
