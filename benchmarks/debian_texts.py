@@ -14,7 +14,7 @@ import numpy as np
 
 import latentlake
 
-MAX_CHARACTERS = 120  # of a description: its first sentence, about
+PART = 60  # characters of a description, of its beginning and its end: packages of one source begin alike
 CHUNK = 2000
 
 
@@ -33,9 +33,14 @@ def read_packages(text: str) -> dict[str, tuple[str, str]]:
             elif lines is not None:
                 break
         if lines and len(lines) > 1 and name not in found:
-            found[name] = (lines[0], " ".join(lines[1:])[:MAX_CHARACTERS])
+            found[name] = (lines[0], shortened(" ".join(lines[1:])))
     seen: set[str] = set()
     return {n: both for n, both in found.items() if both[1] not in seen and not seen.add(both[1])}  # type: ignore[func-returns-value]
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a text."""
+    return text if len(text) <= 2 * PART else f"{text[:PART]} … {text[-PART:]}"
 
 
 def embed(texts: list[str], role: str, path: Path) -> np.ndarray:

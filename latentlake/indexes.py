@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from latentlake.tuning.settings import Effort, SearchSettings
+from latentlake.tuning.settings import Effort, IndexType, SearchSettings
 from operators.errors import NotFound, SpecError, did_you_mean, unknown_name
-
-IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_sq", "ivf_hnsw_sq", "ivf_hnsw_flat", "ivf_flat"]
 
 # Below this many vectors, exact search takes under 17 ms (384-d, 2 cores) and has no recall to lose.
 # Measured by benchmarks/index_threshold.py; the table is in docs/tables.md.

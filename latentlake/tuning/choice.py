@@ -21,7 +21,8 @@ from latentlake.vectors import Vectors
 SAMPLE_ROWS = 50_000
 SAMPLE_BYTES = 128 * 2**20
 SMALL_ROWS = 2048  # what a kind that builds slowly is timed on first
-QUERIES = 48  # of those that tune
+QUERIES = 32  # of those that tune
+EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
 # Seconds for the choice and the build: some, and so many per number of the column, on two cores. About two thirds of what
@@ -149,7 +150,7 @@ class Trier:
 
     def exact(self) -> Candidate:
         """Exact search: its time grows with the table."""
-        trial = run_trial(self.sample, self.column, self.metric, self.k, self.queries[:10], self.truth, None)
+        trial = run_trial(self.sample, self.column, self.metric, self.k, self.queries[:EXACT_QUERIES], self.truth, None)
         return Candidate("exact", {}, 1.0, trial.p50_ms, trial.p50_ms * self.larger)
 
     def attempt(
@@ -217,9 +218,11 @@ def decide(found: Sequence[Candidate], target: float, sample_rows: int, seconds:
     if exact.table_ms < EXACT_GAIN * best.table_ms:
         why = f"exact search takes {exact.table_ms:.1f} ms, {label(best.build)} {best.table_ms:.1f} ms: too little gain"
         return Choice(exact, why, list(found), seconds, sample_rows)
+    untried = [label(c.build) for c in others if math.isinf(c.p50_ms)]
     why = (
-        f"of {len(able)} kinds that met recall {target} on {sample_rows} vectors the fastest: {best.table_ms:.1f} ms estimated, "
-        f"exact search {exact.table_ms:.1f} ms"
+        f"{best.table_ms:.1f} ms estimated, exact search {exact.table_ms:.1f} ms; on {sample_rows} vectors {len(able)} "
+        f"of {len(others) - len(untried)} kinds tried met recall {target}, and this is the fastest"
+        + (f"; not tried, to stay within the budget: {', '.join(untried)}" if untried else "")
     )
     return Choice(best, why, list(found), seconds, sample_rows)
 

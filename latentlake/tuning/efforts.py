@@ -27,7 +27,7 @@ def is_graph(index: str) -> bool:
 def tune_effort(index: str, partitions: int, k: int, target: float, attempt: Try) -> list[Trial]:
     """Trials of the efforts that may be the cheapest to meet the target; see `cheapest`.
 
-    First the partitions that have to be probed, with all else at its most; then, there and a step or two above, how little of
+    First the partitions that have to be probed, with all else at its most; then, there and a step above, how little of
     the rest will do.
     """
     memory: dict[Effort, Trial] = {}
@@ -41,7 +41,7 @@ def tune_effort(index: str, partitions: int, k: int, target: float, attempt: Try
     most = inner_lines(index, k, 1.0)
     if most and len(steps) > 1:
         first = first_that_meets([replace(most[-1][-1], search_effort=step) for step in steps], target, tried)
-        steps = steps[first : first + 3] if first is not None else (1.0,)
+        steps = steps[first : first + 2] if first is not None else (1.0,)
     lines = [line for step in steps for line in inner_lines(index, k, step)] or [[Effort(step) for step in steps]]
     for line in lines:
         first_that_meets(line, target, tried)

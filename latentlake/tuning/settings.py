@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -16,6 +16,7 @@ from operators.errors import Unreadable
 
 log = logging.getLogger(__name__)
 
+IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_sq", "ivf_hnsw_sq", "ivf_hnsw_flat", "ivf_flat"]
 SEARCH_KEY = "latentlake.search"  # in a field's metadata
 FORMAT = StoredFormat("the search settings of a vector column")
 
@@ -86,6 +87,7 @@ class SearchSettings:
     partitions: int = 0  # of each segment, when it was measured
     segments: int = 0  # of the index, when it was measured
     rows: int = 0  # vectors, when it was measured
+    asked: IndexType = "auto"  # the type that was asked for
     why: str = ""  # why this index, in words
 
     def to_json(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ COARSE = 96  # queries of a trial; what is chosen is tried with all that tune
 FILTERED_QUERIES = 64
 FILTERED_MEASURED = 200
 FILTERED_STEPS = 4  # how often the effort under a filter is raised; then the rows are compared exactly
-EXACT_QUERIES = 8
+EXACT_QUERIES = 5
+SLOW_MS = 500.0  # exact search that takes longer is timed once
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,11 @@ class Column:
 
     def attempt(self, effort: Effort | None, share: float = 1.0, most: int | None = None) -> Trial:
         """Try an effort with the first `most` queries. Exact search finds all: a few of them tell its time."""
-        queries = self.queries[: EXACT_QUERIES if effort is None else most]
-        return run_trial(self.dataset, self.name, self.metric, self.goal.k, queries, self.truth[share], effort, share)
+        ask = partial(run_trial, self.dataset, self.name, self.metric, self.goal.k)
+        if effort is not None:
+            return ask(self.queries[:most], self.truth[share], effort, share)
+        once = ask(self.queries[:1], self.truth[share], None, share)
+        return once if once.p50_ms > SLOW_MS else ask(self.queries[:EXACT_QUERIES], self.truth[share], None, share)
 
 
 def open_column(dataset: Any, column: str, metric: str, goal: Goal, queries: np.ndarray) -> Column:
@@ -69,7 +74,9 @@ def tune_index(
         dataset.drop_index(find_index(dataset, column).name)  # type: ignore[union-attr]  # it was built above
         settings = replace(settings, index="exact")
     kept = choice.chosen.build if settings.effort else {}
-    settings = replace(settings, build=dict(kept), build_s=round(build_s, 3), choice_s=round(choice.seconds, 3))
+    settings = replace(
+        settings, build=dict(kept), build_s=round(build_s, 3), choice_s=round(choice.seconds, 3), asked=type
+    )
     write_settings(dataset, column, settings)
     return settings
 

@@ -43,19 +43,25 @@ def keep_tuned(
     if wanted is None:
         raise AssertionError(f"column '{column}' has neither a goal nor settings")
     found = find_index(dataset, column)
-    if settings is None or wanted != goal_of(settings) or outdated(settings, found, metric, type):
+    if settings is None or asks_other(settings, goal, type) or outdated(settings, found, metric):
         return tune_index(dataset, column, metric, rows, type, wanted, queries(dataset))
     if found is not None:
         extend_index(dataset, found, rows)
-    return check_tuned(dataset, column, metric, rows, type, settings, queries)
+    return check_tuned(dataset, column, metric, rows, settings, queries)
 
 
-def outdated(settings: SearchSettings, found: IndexInfo | None, metric: str, type: IndexType) -> bool:
-    """Whether what a column has is not what its settings, or the job, speak of; or is the smaller part of the rows."""
+def asks_other(settings: SearchSettings, goal: Goal | None, type: IndexType) -> bool:
+    """Whether a job asks for something else than what a column was tuned to. One without a goal, and of no type, asks for nothing."""
+    if goal is None:
+        return type not in ("auto", settings.asked)
+    return goal != goal_of(settings) or type != settings.asked
+
+
+def outdated(settings: SearchSettings, found: IndexInfo | None, metric: str) -> bool:
+    """Whether the index of a column is not the one that its settings speak of, or is of the smaller part of the rows."""
     if found is None:
-        return settings.effort is not None or type not in ("auto", "none")
-    wanted = settings.index if type == "auto" else type
-    return found.type != wanted or found.metric != metric or found.rows_unindexed > found.rows_indexed
+        return settings.effort is not None
+    return found.type != settings.index or found.metric != metric or found.rows_unindexed > found.rows_indexed
 
 
 def check_tuned(
@@ -63,7 +69,6 @@ def check_tuned(
     column: str,
     metric: str,
     rows: int,
-    type: IndexType,
     settings: SearchSettings,
     queries: QueriesOf,
     always: bool = False,
@@ -80,7 +85,7 @@ def check_tuned(
     goal, asked = goal_of(settings), queries(dataset)
     found = find_index(dataset, column)
     if found is None:
-        return tune_index(dataset, column, metric, rows, type, goal, asked)
+        return tune_index(dataset, column, metric, rows, settings.asked, goal, asked)
     now = replace(
         settings,
         partitions=count_partitions(dataset, found.name),
@@ -94,8 +99,10 @@ def check_tuned(
         tuned = tune_search(dataset, column, metric, rows, goal, asked, settings.why)
         if not holds(tuned, settings) or tuned.effort is None:
             log.info("'%s' finds %.3f once tuned: built again", column, tuned.measured.recall)
-            return tune_index(dataset, column, metric, rows, type, goal, asked)
-        measured = replace(tuned, build=settings.build, build_s=settings.build_s, choice_s=settings.choice_s)
+            return tune_index(dataset, column, metric, rows, settings.asked, goal, asked)
+        measured = replace(
+            tuned, build=settings.build, build_s=settings.build_s, choice_s=settings.choice_s, asked=settings.asked
+        )
     write_settings(dataset, column, measured)
     return measured
 

@@ -78,4 +78,4 @@ def check_tuned_columns(lake: Storage, table: str, dataset: Any) -> None:
         settings = read_settings(dataset.schema, column)
         if settings is not None:
             rows = count_vectors(dataset, column)
-            check_tuned(dataset, column, stored.metric, rows, "auto", settings, stored_queries_of(lake, table, column))
+            check_tuned(dataset, column, stored.metric, rows, settings, stored_queries_of(lake, table, column))

@@ -18,12 +18,12 @@ from latentlake.tuning import choice, tune, upkeep
 from latentlake.tuning.choice import Candidate, decide, kinds_of
 from latentlake.tuning.goal import Goal
 from latentlake.tuning.queries import Queries, split
-from latentlake.tuning.settings import SearchSettings, read_settings, write_settings
-from latentlake.tuning.trials import find_truth, share_filter
+from latentlake.tuning.settings import Effort, SearchSettings, read_settings, write_settings
+from latentlake.tuning.trials import find_truth, run_trial, share_filter
 from operators.chain import Chain
 from operators.embedders.hashing import Config
 
-DIM, ROWS, K = 32, 3000, 10
+DIM, ROWS, K = 32, 1500, 10
 QUICK = {"ivf_rq", "ivf_flat", "ivf_sq"}
 
 
@@ -98,7 +98,7 @@ def test_truth_is_what_numpy_says(maker: LakeMaker, metric: str, monkeypatch: py
     numbers = np.array(dataset.to_table(columns=["number"], filter="words IS NOT NULL")["number"])
     ids = dataset.scanner(columns=["number"], with_row_id=True).to_table()
     place = dict(zip(ids["_rowid"].to_pylist(), ids["number"].to_pylist(), strict=True))
-    assert found[1.0].whole
+    assert found[1.0].share == 1
     assert [[place[i] for i in row] for row in found[1.0].ids] == numbers[
         nearest_by_numpy(rows[numbers], queries, metric, 5)
     ].tolist()
@@ -107,6 +107,24 @@ def test_truth_is_what_numpy_says(maker: LakeMaker, metric: str, monkeypatch: py
     assert [[place[i] for i in row] for row in found[0.1].ids] == kept[
         nearest_by_numpy(rows[kept], queries, metric, 5)
     ].tolist()
+
+
+def test_recall_on_a_sample_is_near_that_on_all_rows(maker: LakeMaker, monkeypatch: pytest.MonkeyPatch):
+    dataset = write_vectors(maker, make_vectors(ROWS, 1))
+    dataset.create_index("words", "IVF_SQ", metric="cosine", num_partitions=20)
+    queries, effort = make_vectors(300, 2, spread=1.0), Effort(0.3, 1)
+    ask = lambda: run_trial(  # noqa: E731
+        dataset, "words", "cosine", K, queries, find_truth(dataset, "words", "cosine", queries, K)[1.0], effort
+    )
+    whole = ask()
+    monkeypatch.setattr("latentlake.tuning.trials.TRUTH_BYTES", ROWS // 3 * DIM * 4)
+    monkeypatch.setattr("latentlake.tuning.trials.BATCH_ROWS", 100)
+    monkeypatch.setattr("latentlake.recall.RUN_ROWS", 100)
+    sample = ask()
+    assert 0.9 < whole.recall < 0.99 and whole.due.sum() == K * len(queries) > sample.due.sum()
+    assert sample.recall == pytest.approx(whole.recall, abs=0.03)
+    low, high = whole.interval()
+    assert low < whole.recall < high and high - low < 0.1
 
 
 @pytest.mark.usefixtures("slow_exact")
@@ -254,25 +272,37 @@ def test_past_a_bound_recall_is_measured_again_and_the_version_told(maker: LakeM
 def test_an_index_that_misses_its_target_is_tuned_again_then_built_again(
     maker: LakeMaker, monkeypatch: pytest.MonkeyPatch
 ):
-    queries = split(make_vectors(200, 2, spread=0.8), "file")
+    queries = split(make_vectors(100, 2, spread=0.8), "file")
     dataset, before = tuned_table(maker, make_vectors(ROWS, 1), queries)
     # Partitions that are far too fine, as an older release made them, searched with the least effort.
-    worse = tune.Effort(0.0, before.effort.refine_factor if before.effort else None)
+    worse = Effort(0.0, before.effort.refine_factor if before.effort else None)
     dataset.create_index(
-        "words", "IVF_RQ", name="words_idx", metric="cosine", num_bits=1, num_partitions=55, replace=True
+        "words", "IVF_RQ", name="words_idx", metric="cosine", num_bits=1, num_partitions=25, replace=True
     )
-    found = SearchSettings(**{**vars(before), "effort": tune.Effort(0.0, 1), "index": "ivf_rq", "partitions": 4})
+    found = SearchSettings(**{**vars(before), "effort": Effort(0.0, 1), "index": "ivf_rq", "partitions": 4})
     write_settings(dataset, "words", found)
     assert "partitions" in str(upkeep.bounds_passed(dataset, "words", ROWS, found))
     report = build_index(dataset, "words", "cosine", "auto", None, None, lambda _: queries)
     assert report.tuned is not None and report.tuned.effort not in (worse, None)
-    assert report.tuned.measured.high >= 0.9 and report.tuned.partitions == 55  # tuned again was enough
+    assert report.tuned.measured.high >= 0.9 and report.tuned.partitions == 25  # tuned again was enough
     built: list[str] = []
-    real = upkeep.tune_index
-    monkeypatch.setattr(upkeep, "tune_index", lambda *a: built.append("built") or real(*a))
+    monkeypatch.setattr(upkeep, "tune_index", lambda *a: built.append("built"))
     monkeypatch.setattr(upkeep, "holds", lambda *_: False)
-    upkeep.check_tuned(dataset, "words", "cosine", ROWS, "auto", report.tuned, lambda _: queries, always=True)
+    upkeep.check_tuned(dataset, "words", "cosine", ROWS, report.tuned, lambda _: queries, always=True)
     assert built == ["built"]
+
+
+def test_a_column_is_tuned_again_where_the_job_asks_for_something_else():
+    found = SearchSettings("ivf_rq", Effort(0.5, 5), 0.9, 10, None, 1, "file", asked="ivf_rq")  # type: ignore[arg-type]
+    other = upkeep.asks_other
+    assert (
+        not other(found, Goal(0.9, 10), "ivf_rq")
+        and not other(found, None, "ivf_rq")
+        and not other(found, None, "auto")
+    )
+    assert (
+        other(found, Goal(0.95, 10), "ivf_rq") and other(found, Goal(0.9, 10), "auto") and other(found, None, "ivf_pq")
+    )
 
 
 @pytest.mark.usefixtures("slow_exact")
