@@ -29,7 +29,7 @@ def search_many(place: Place, shared: Request, queries: Sequence[Any]) -> list[S
     check_weights(shared, columns)
     if not requests:
         return []
-    scope = scope_of(place, shared.where, shared.exact or shared.mode == "text")
+    scope = scope_of(place, shared)
     size = shared.pool if shared.pooled else shared.k
     parts = [
         find_near_many(place, column, np.stack(embed_queries(place, column, queries, kinds)), size, scope)

@@ -15,6 +15,7 @@ from latentlake.keys import take_rows
 from latentlake.results import DISTANCE
 from latentlake.searching.fusion import Ranking
 from latentlake.searching.place import Place
+from latentlake.searching.request import Request
 from latentlake.tuning.settings import read_settings
 
 ROW_ID = "_rowid"
@@ -22,20 +23,36 @@ ROW_ID = "_rowid"
 
 @dataclass(frozen=True)
 class Scope:
-    """Which rows a search is over, and how: a filter with the rows that it keeps of how many, and whether exactly."""
+    """Which rows a search is over, and how: a filter with the rows that it keeps of how many, whether exactly, and a range.
+
+    Rows with `low` <= distance < `high` are in the range. The nearest rows say nothing of how many lie at `low` or beyond, so
+    that Lance has to read past the others, in exact search: through a quantised index it would compare with approximate
+    distances, of RQ and SQ with twice the true one. For the same reason `high` is compared with what a search gives.
+    """
 
     where: str | None
     kept: tuple[int, int] | None
     exact: bool
+    low: float | None = None
+    high: float | None = None
+
+    def in_range(self, distances: np.ndarray) -> np.ndarray:
+        """Which distances (n,) are in the range; bool (n,)."""
+        kept = np.ones(len(distances), dtype=bool)
+        if self.low is not None:
+            kept &= distances >= self.low
+        return kept if self.high is None else kept & (distances < self.high)
 
 
-def scope_of(place: Place, where: str | None, exact: bool) -> Scope:
+def scope_of(place: Place, request: Request) -> Scope:
     """The scope of a search; counts what the filter keeps, unless the search is exact."""
+    where, (low, high) = request.where, request.distance_range or (None, None)
+    exact = request.exact or request.mode == "text" or low is not None
     kept = None
     if where is not None and not exact:
         with explain_filter(where):
             kept = (place.dataset.count_rows(where), place.dataset.count_rows())
-    return Scope(where, kept, exact)
+    return Scope(where, kept, exact, low, high)
 
 
 def scan_nearest(
@@ -64,22 +81,31 @@ def scan_nearest(
 def query_nearest(place: Place, column: str, vector: np.ndarray, n: int, scope: Scope) -> dict[str, Any]:
     """Lance's query for the `n` rows nearest to one vector (dim,), or to each of many (m, dim)."""
     settings = read_settings(place.dataset.schema, column)
-    return nearest(column, vector, n, place.provenance(column).metric, scope.exact, scope.kept, settings)
+    query = nearest(column, vector, n, place.provenance(column).metric, scope.exact, scope.kept, settings)
+    return query if scope.low is None else {**query, "distance_range": (scope.low, scope.high)}
 
 
 def find_near(place: Place, column: str, vector: np.ndarray, n: int, scope: Scope, left_out: np.ndarray) -> Ranking:
-    """The `n` rows nearest to a vector, without those left out."""
-    found = scan_nearest(place, query_nearest(place, column, vector, n + len(left_out), scope), scope, [])
-    ranking = Ranking(column, found[ROW_ID].to_numpy(), found[DISTANCE].to_numpy())
-    return ranking.without(left_out).first(n)
+    """The `n` rows nearest to a vector, without those left out; see `Ranking`."""
+    found = scan_near(place, column, vector, n, scope, left_out, [])
+    return Ranking(column, found[ROW_ID].to_numpy(), found[DISTANCE].to_numpy())
 
 
-def in_range(distances: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    """Which distances (n,) are at least `low` and less than `high`, as Lance counts them; bool (n,)."""
-    kept = np.ones(len(distances), dtype=bool)
-    if low is not None:
-        kept &= distances >= low
-    return kept if high is None else kept & (distances < high)
+def scan_near(
+    place: Place,
+    column: str,
+    vector: np.ndarray,
+    n: int,
+    scope: Scope,
+    left_out: np.ndarray,
+    names: Sequence[str],
+) -> pa.Table:
+    """`names`, `_distance` and `_rowid` of the `n` rows nearest to a vector, nearest first, without those left out."""
+    found = scan_nearest(place, query_nearest(place, column, vector, n + len(left_out), scope), scope, names)
+    if scope.high is not None or len(left_out):
+        kept = scope.in_range(found[DISTANCE].to_numpy()) & ~np.isin(found[ROW_ID].to_numpy(), left_out)
+        found = found.filter(pa.array(kept))
+    return found.slice(0, n)
 
 
 def take_in_order(dataset: Any, rows: np.ndarray, names: Sequence[str]) -> pa.Table:

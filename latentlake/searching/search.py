@@ -15,12 +15,9 @@ from latentlake.filters import check_filter
 from latentlake.results import BM25, DISTANCE, SCORE, SearchResult
 from latentlake.searching.asked import Asked, read_request, shown_query
 from latentlake.searching.candidates import (
-    ROW_ID,
     Scope,
     find_near,
-    in_range,
-    query_nearest,
-    scan_nearest,
+    scan_near,
     scope_of,
     take_in_order,
     vectors_in_order,
@@ -64,7 +61,7 @@ def search(place: Place, request: Request) -> SearchResult:
     words = words_of(place, request)
     asked = read_request(place, request) if request.mode != "text" else text_alone(request)
     check_weights(request, list(asked.vectors))
-    scope = scope_of(place, request.where, request.exact or request.mode == "text")
+    scope = scope_of(place, request)
     if request.mode == "vector" and not request.pooled and request.group_by is None:
         table = search_plainly(place, request, asked, scope, names)
     else:
@@ -119,16 +116,8 @@ def check_weights(request: Request, columns: Sequence[str]) -> None:
 def search_plainly(place: Place, request: Request, asked: Asked, scope: Scope, names: Sequence[str]) -> pa.Table:
     """The rows nearest to one vector, in one scan."""
     ((column, vector),) = asked.vectors.items()
-    low, high = request.distance_range or (None, None)
-    # Rows below the range are as many as there are, so that the k nearest say nothing of it: Lance reads past them, in exact
-    # search. Through a quantised index it would compare with approximate distances, of RQ with twice the distance.
-    exact = scope if low is None else replace(scope, exact=True)
-    query = query_nearest(place, column, vector, request.needed + len(asked.left_out), exact)
-    if low is not None:
-        query["distance_range"] = (low, high)
-    found = scan_nearest(place, query, exact, names)
-    kept = in_range(found[DISTANCE].to_numpy(), low, high) & ~np.isin(found[ROW_ID].to_numpy(), asked.left_out)
-    return found.filter(pa.array(kept)).slice(request.offset, request.k).select([*names, DISTANCE])
+    found = scan_near(place, column, vector, request.needed, scope, asked.left_out, names)
+    return found.slice(request.offset).select([*names, DISTANCE])
 
 
 def rank(place: Place, request: Request, asked: Asked, words: Any, scope: Scope) -> Hits:

@@ -120,6 +120,17 @@ def test_a_range_of_distances(many: latentlake.Table, query: np.ndarray, low: fl
     assert found_ids(second) == ids_of(many)[kept[5:10]].tolist()
 
 
+@pytest.mark.parametrize("limits", [(None, 0.9), (0.8, None), (0.8, 1.0)])
+def test_groups_within_a_range_of_distances(
+    many: latentlake.Table, query: np.ndarray, limits: tuple[float | None, float | None]
+):
+    distances = cosine_distances(vectors_of(many, "v"), query)
+    kept = [at for at in np.argsort(distances) if (limits[0] or -1) <= distances[at] < (limits[1] or 3)]
+    expected = list(dict.fromkeys(at // 5 for at in kept))[:12]
+    found = many.search(query, column="v", k=12, distance_range=limits, group_by="object_id")
+    assert [row["object_id"] for row in found] == [f"doc{number}" for number in expected]
+
+
 def test_options_that_cannot_be(many: latentlake.Table, query: np.ndarray):
     refused: list[tuple[dict[str, Any], str]] = [
         ({"offset": -1}, "offset is -1"),
@@ -345,6 +356,16 @@ def test_maximal_marginal_relevance(many: latentlake.Table, query: np.ndarray, c
         ]
         chosen.append(left[int(np.argmax(gains))])
     assert [places[id] for id in found_ids(many.search(query, column=column, k=10, mmr=0.4))] == chosen
+
+
+def test_rows_without_a_vector_are_like_no_other(maker: LakeMaker):
+    """Words find them, and there is nothing to compare."""
+    maker.write_texts(no_vector=[4, 5])
+    table = latentlake.connect(maker.uri).open("notes")
+    found = table.search("compare two files", mode="hybrid", mmr=0.5, k=6)
+    assert set(found_ids(found)) >= {"doc2", "doc3", "doc4"}
+    assert {row["id"]: row["_distance"] for row in found}["doc4"] is None
+    assert found[0]["id"] in ("doc2", "doc4")
 
 
 # Grouping
