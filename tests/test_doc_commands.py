@@ -78,6 +78,7 @@ ELSEWHERE = {
         "docs/exploring.md",
         "A map that the table keeps",
     ): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
+    ("docs/exploring.md", "Duplicates"): "tests/pipelines/test_report_page.py::test_the_commands_of_the_page",
     (
         "docs/exploring.md",
         "A page about a version",

@@ -19,6 +19,7 @@ from latentlake.exploration.thumbnails import data_uris
 from latentlake.opening import open_lance
 from latentlake.results import rows_of
 from latentlake.table import REJECTS_SUFFIX
+from latentlake.tuning.settings import read_settings
 from latentlake.views import show_cell
 from operators.errors import LatentLakeError, NotFound, SpecError
 
@@ -66,6 +67,7 @@ def report_page(
         columns=[column_facts(table, name) for name in table.vector_columns],
         unreadable=table.unreadable,
         indexes=index_facts(table, known.indexes),
+        tuned=tuned_facts(table),
         evaluations=known.evaluations,
         drift=drift,
         drift_note=drift_note,
@@ -152,6 +154,21 @@ def index_facts(table: Table, known: Mapping[str, Mapping[str, Any]]) -> list[di
             told.append(
                 {**exact, "column": name, "metric": table.provenance(name).metric, "measured": known.get(name, {})}
             )
+    return told
+
+
+def tuned_facts(table: Table) -> list[dict[str, Any]]:
+    """What the searches of each tuned column were measured to find, without a filter and under filters."""
+    told = []
+    for name in table.vector_columns:
+        settings = read_settings(table.schema, name)
+        if settings is None:
+            continue
+        whole = {"filter": "no filter", "measured": settings.measured}
+        parts = [
+            {"filter": f"a filter that keeps {part.share:.0%}", "measured": part.measured} for part in settings.filtered
+        ]
+        told.append({"column": name, "settings": settings, "searches": [whole, *parts]})
     return told
 
 

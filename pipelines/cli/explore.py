@@ -1,4 +1,4 @@
-"""Commands that look at a table as a whole: explore, project, report."""
+"""Commands that look at a table as a whole: duplicates, explore, project, report."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from pipelines.cli.options import (
     open_table,
     parse_options,
 )
-from pipelines.cli.printing import print_facts
+from pipelines.cli.printing import print_facts, print_rows
 
 if TYPE_CHECKING:
     from latentlake.exploration.report import Known
     from latentlake.storage import Storage
+
+PAIRS_SHOWN = 20
 
 Column = Annotated[str | None, typer.Option(help="Vector column to look at. Default: the first.")]
 Color = Annotated[str | None, typer.Option(help="Color the map by this column.")]
@@ -88,6 +90,54 @@ def report(
     page = report_page(found, known, column=column, color=color, method=method)
     output.write_text(page, encoding="utf-8")
     print(f"{output}: {found.name} at version {found.version}, {output.stat().st_size / 2**20:.1f} MB")
+
+
+@app.command()
+def duplicates(
+    uri: LakeUri,
+    table: TableName,
+    threshold: Annotated[
+        float, typer.Option(min=0, help="How far apart a pair is at most, by the column's metric.")
+    ] = 0.05,
+    column: Annotated[
+        str | None, typer.Option(help="Vector column to compare by; needed if there are several.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="SQL filter: only rows that it keeps.")] = None,
+    keep: Annotated[
+        str, typer.Option(help="Of rows near each other keep the one nearest to, or farthest from, the centre.")
+    ] = "nearest",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the rows one could do without: id, duplicate_of, distance (CSV).",
+        ),
+    ] = None,
+    tag: Tag = None,
+    version: Version = None,
+    options: Options = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """List rows whose vectors are nearly equal, nearest first. Deletes nothing."""
+    from pyarrow import csv
+
+    found = open_table(uri, table, tag, version, options).duplicates(threshold, column=column, where=where, keep=keep)
+    if output is not None:
+        csv.write_csv(found.redundant, output)
+    told = {
+        "rows": found.rows,
+        "pairs": len(found),
+        "redundant": found.redundant.num_rows,
+        "equal_content": found.equal_content.num_rows,
+        "all_pairs_compared": found.is_exhaustive,
+    }
+    if as_json:
+        print(json.dumps(told | {"nearest": found.pairs.slice(0, PAIRS_SHOWN).to_pylist()}))
+    else:
+        print_facts(told)
+        print_rows(found.pairs.slice(0, PAIRS_SHOWN).to_pylist(), False)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from doc_commands import commands
 from job_maker import HASHING, make_job, open_table, run, write_jsonl
 
 from latentlake.exploration.report import Known, report_page
+from latentlake.tuning.settings import read_settings
 
 EVIL = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 LINK = "<a href=\"javascript:document.title='ran'\">x</a>"
@@ -114,6 +115,19 @@ def test_the_readers_version_and_rejects(job: dict[str, Any], tmp_path: Path):
     assert "h 41 40 0 0 0 1" in told["counts"]
 
 
+def test_a_tuned_index_with_its_intervals(tmp_path: Path):
+    rows = [{"id": str(row), "text": f"word{row % 50} word{row % 17} word{row}"} for row in range(600)]
+    index = [{"column": "h", "metric": "cosine", "type": "ivf_flat", "target_recall": 0.9}]
+    job = make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows), index=index)
+    run(job)
+    settings = read_settings(open_table(job).schema, "h")
+    assert settings is not None
+    told = sections(page_of(job, tmp_path, "--method", "pca").read_text())["index-quality"]
+    found = settings.measured
+    assert "tuned to recall@10 of 0.900" in told
+    assert f"no filter {found.recall:.3f} {found.low:.3f} to {found.high:.3f}" in told
+
+
 def test_what_cannot_be(job: dict[str, Any], tmp_path: Path):
     for option, name, what in (
         ("--column", "hh", "no vector column"),
@@ -130,8 +144,9 @@ def test_the_commands_of_the_page(tmp_path: Path):
     rows = [{"id": str(row), "text": f"word{row % 7} word{row}", "title": f"part {row % 3}"} for row in range(30)]
     embed = [HASHING | {"column": "minilm"}]
     run(make_job(tmp_path, write_jsonl(tmp_path / "in.jsonl", rows, ["title"]), embed, table={"name": "texts"}))
-    for section in ("A map that the table keeps", "A page about a version"):
+    for section in ("A map that the table keeps", "A page about a version", "Duplicates"):
         for command in commands("docs/exploring.md", section):
             done = latentlake_here(*shlex.split(command)[1:], cwd=tmp_path)
             assert done.returncode == 0, done.stderr
+    assert (tmp_path / "redundant.csv").read_text().startswith('"id","duplicate_of","distance"')
     assert (tmp_path / "texts.html").stat().st_size > 4_000_000
