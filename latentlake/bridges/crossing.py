@@ -38,6 +38,8 @@ def bridged(place: Place, lake: Storage, column: str | Sequence[str] | None, new
 
 def embed_across(place: Place, column: str, queries: Sequence[Any], kinds: Sequence[Kind]) -> list[np.ndarray]:
     """The vector of each query as `column` is searched with it: embedded for the new column, and mapped. Raises `SpecError`."""
+    if not len(queries):
+        return []
     bridge, stored = place.bridges[column], place.provenance(column)
     new = bridge.new
     asked = replace(place, provenances={**place.provenances, bridge.new_column: new}, bridges={})

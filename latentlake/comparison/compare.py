@@ -14,6 +14,7 @@ from latentlake.comparison.drift import SAMPLE, Drift, drift, sample_of
 from latentlake.comparison.neighbours import Changed, overlap_of
 from latentlake.comparison.results import Comparison, Side
 from latentlake.indexes import has_vector
+from latentlake.provenance import Provenance, shown
 from operators.errors import SpecError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def compare(
     return Comparison(
         before=sides[0],
         after=sides[1],
+        models=differing(before.provenance(column), after.provenance(other_column)),
         coverage=coverage,
         neighbours=overlap,
         drift=moved,
@@ -115,7 +117,6 @@ def common_column(before: Table, after: Table, other: str | None) -> str:
 def side_of(table: Table, column: str) -> Side:
     """One side of a comparison. Raises `NotFound`, `Unreadable`."""
     stored = table.provenance(column)
-    identity = stored.identity
     return Side(
         table=table.name,
         uri=table.uri,
@@ -123,11 +124,19 @@ def side_of(table: Table, column: str) -> Side:
         tag=table.tag,
         column=column,
         fingerprint=stored.fingerprint,
-        family=str(identity.get("family", "")),
-        model=str(identity.get("model") or identity.get("revision") or ""),
         dimension=stored.dimension,
         metric=stored.metric,
     )
+
+
+def differing(one: Provenance, other: Provenance) -> dict[str, tuple[str, str]]:
+    """Fields of two columns' identities that differ, with both values; "" where a column has no such field."""
+    names = sorted({*one.identity} | {*other.identity})
+    values = {
+        name: tuple(shown(side.identity[name]) if name in side.identity else "" for side in (one, other))
+        for name in names
+    }
+    return {name: (before, after) for name, (before, after) in values.items() if before != after}
 
 
 def read_common(

@@ -46,7 +46,9 @@ class Drift:
     - `frechet`: the Fréchet distance between normal distributions, as FID has it: in squared units of the vectors, and too high
       for few rows. `frechet_floor` is what a random split of all rows has: compare with that.
 
-    Between two random halves of one table (2,000 rows each, 384 numbers) `mmd` is below 0.02, `mean_shift` about 0.03.
+    What values mean, for 1,398 abstracts (all-MiniLM-L6-v2, halves of 699; `benchmarks/drift.py`): `mmd` of the other half is 0 to
+    0.02, of a half with one row in ten by another pooling 0.06, one in five 0.12, all 0.61; with one topic in eight given 10 % more
+    of the rows 0.04, 20 % more 0.08; of queries instead of abstracts 0.17.
     """
 
     rows_before: int

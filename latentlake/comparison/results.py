@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,6 @@ class Side:
     tag: str | None
     column: str
     fingerprint: str
-    family: str
-    model: str
     dimension: int
     metric: str
 
@@ -39,10 +37,12 @@ class Side:
 @dataclass(frozen=True)
 class Comparison:
     """Two columns side by side. `neighbours` is None where no two rows have a vector on both sides; `drift` is None where the
-    columns have no space in common; `measures` are those of the suite, after minus before; `notes` say what to keep in mind."""
+    columns have no space in common; `measures` are those of the suite, after minus before; `notes` say what to keep in mind.
+    `models` are the fields of the columns' identities that differ, with both values: what makes their vectors different."""
 
     before: Side
     after: Side
+    models: Mapping[str, tuple[str, str]]
     coverage: Coverage
     neighbours: Overlap | None
     drift: Drift | None
@@ -54,6 +54,7 @@ class Comparison:
         told = {name: asdict(getattr(self, name)) for name in ("before", "after", "coverage")}
         return {
             **told,
+            "models": {name: list(values) for name, values in self.models.items()},
             "neighbours": None if self.neighbours is None else asdict(self.neighbours),
             "drift": None if self.drift is None else self.drift.to_json(),
             "measures": [asdict(one) for one in self.measures],
@@ -62,7 +63,11 @@ class Comparison:
 
     def to_text(self, width: int = PLAIN_WIDTH) -> str:
         """For a terminal of `width` characters."""
-        lines = [f"before: {self.before}", f"after:  {self.after}", "", *coverage_lines(self.coverage)]
+        lines = [f"before: {self.before}", f"after:  {self.after}"]
+        if self.models:
+            differing = [f"{name} ({one} -> {other})" for name, (one, other) in self.models.items()]
+            lines.append(f"models differ in: {', '.join(differing)}")
+        lines += ["", *coverage_lines(self.coverage)]
         if self.neighbours is not None:
             lines += ["", *neighbour_lines(self.neighbours, width)]
         if self.drift is not None:

@@ -87,7 +87,7 @@ def embed_queries(place: Place, column: str, queries: Sequence[Any], kinds: Sequ
     if column in place.bridges:
         from latentlake.bridges.crossing import embed_across
 
-        return embed_across(place, column, queries, kinds) if queries else []
+        return embed_across(place, column, queries, kinds)
     stored = place.provenance(column)
     vectors: list[Any] = [None] * len(queries)
     for kind in dict.fromkeys(kinds):

@@ -214,6 +214,10 @@ def test_queries_of_the_new_model_search_the_old_column(lake: str):
     by_text = hits(fresh.search(question, column="old", bridge="new"))
     assert by_text == hits(fresh.search(vector, column="old", bridge="new"))
     assert by_text == hits(fresh.search_many([question], column="old", bridge="new")[0])
+    many = fresh.search_many(np.stack([vector, vector]), column="old", bridge="new")
+    assert [hits(one) for one in many] == [by_text, by_text]
+    like_a_row = hits(fresh.search(id="r7", column="old", bridge="new"))  # its vector is the column's own
+    assert like_a_row == hits(fresh.search(id="r7", column="old"))
     with pytest.raises(SpecError, match=r"takes vectors of shape \(128,\)"):
         fresh.search(np.ones(64), column="old", bridge="new")  # a vector of the old model needs no bridge
 

@@ -11,6 +11,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from chromium import show
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lake_maker import LakeMaker
@@ -202,6 +203,7 @@ def test_two_columns_of_other_dimensions(maker: LakeMaker):
     )
     assert near.overlap.value == pytest.approx(expected.overlap.value)
     assert found.drift is None and "other dimensions" in found.notes[0]
+    assert found.models == {"dim": ("16", "4")} and "models differ in: dim (16 -> 4)" in found.to_text()
     with pytest.raises(SpecError, match="say which columns"):
         open_table(maker, "t").compare()
 
@@ -276,6 +278,16 @@ def test_the_page_holds_all_and_runs_nothing(maker: LakeMaker, tmp_path: Path):
         assert str(shown) in page.text
     assert "<script>" not in found._repr_html_()
     json.dumps(found.to_json())
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(maker: LakeMaker, tmp_path: Path):
+    ids = [f'"{HOSTILE}{n}' for n in range(ROWS)]
+    make(maker, "one", {"v": WIDE}, ids=ids, texts=ids)
+    make(maker, "two", {"v": np.roll(WIDE, 7, axis=0)}, ids=ids, texts=ids)
+    open_table(maker, "one").compare(open_table(maker, "two")).write_page(tmp_path / "page.html")
+    shown = show(tmp_path / "page.html", tmp_path)
+    assert shown.requests == [] and shown.console == [] and "Rows whose neighbours changed most" in shown.dom
 
 
 def test_the_command(maker: LakeMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -16,6 +16,7 @@ from job_maker import run as run_job
 from lance import LanceDataset
 from run_maker import Here, cut_short, held, lake_of, work_folder
 
+from latentlake.bridges.store import folder_of
 from latentlake.indexes import describe_indexes
 from operators.errors import AccountingError, NotFound, WriterConflict
 from pipelines.resume import can_resume
@@ -333,13 +334,14 @@ def test_versions_stay_while_a_very_old_run_can_resume(tmp_path: Path, caplog: p
 def test_folders_of_runs_that_nobody_looks_into_go(tmp_path: Path):
     job = commit_many(tmp_path, 3)
     work_folder(job).child("20200101T000000-dead00", "listing").put_if_absent("part-000000.parquet", b"x")
+    folder_of(lake_of(job), "t").put("kept.npz", b"a bridge to another model")
     last = read_runs(lake_of(job), "t")[0]["run_id"]
     maintain(job)
     assert (
-        len(work_folder(job).list_names()) == 3 + 3
-    )  # each version's listing, the lease, the notes on tags, the reports
+        len(work_folder(job).list_names()) == 3 + 4
+    )  # each version's listing, bridges, the lease, the notes on tags, the reports
     maintain(job, keep=NOW)
-    assert work_folder(job).list_names() == [last, "lease", "reports", "tags"]
+    assert work_folder(job).list_names() == [last, "bridges", "lease", "reports", "tags"]
     assert run_job(job)["objects_read"] == 0
 
 
