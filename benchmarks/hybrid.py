@@ -51,13 +51,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with `cranfield`")
-    data = parser.parse_args().data / "cranfield"
+    parser.add_argument("--lake", help="folder of the table, to keep it; a second run finds it there")
+    asked = parser.parse_args()
+    data = asked.data / "cranfield"
     queries = pq.read_table(data / "queries.parquet").to_pylist()
     qrels = pq.read_table(data / "qrels.parquet").to_pylist()
     judged = [ir_measures.Qrel(q["query_id"], q["doc_id"], q["relevance"]) for q in qrels]
     names, texts = [query["query_id"] for query in queries], [query["text"] for query in queries]
     with tempfile.TemporaryDirectory() as folder:
-        table = make_table(data, folder)
+        table = make_table(data, asked.lake or folder)
         print(
             f"pylance {version('pylance')}, ir-measures {version('ir-measures')}, {len(table)} documents, {len(texts)} queries"
         )
