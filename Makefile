@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check lint bench acceptance faults soak fuzz test-airflow clean
+.PHONY: demo test check lint bench acceptance notebooks faults soak fuzz test-airflow clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -52,6 +52,10 @@ test-airflow: $(STAMP) .venv-airflow/.installed
 	test -x $(AIRFLOW)/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-airflow
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(AIRFLOW)/python --requirement infra/airflow/constraints.txt
 	touch $@
+
+# The notebooks of examples/notebooks, of which `make test` runs the quick ones.
+notebooks: $(STAMP)
+	LATENTLAKE_NOTEBOOKS=1 $(BIN)/python -m pytest tests/test_notebooks.py --timeout 900
 
 # make acceptance [ISSUE=n]: the measurable acceptance lines of issue n and of every later one.
 acceptance: $(STAMP)

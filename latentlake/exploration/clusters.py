@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Method = Literal["kmeans", "gmm", "hdbscan"]
 SAMPLE = 50_000
 COMPONENTS = 50  # principal components that clusters are found in, at most
-EXAMPLES = 5  # ids of the rows nearest to a cluster's centre
+EXAMPLES = 8  # ids of the rows nearest to a cluster's centre
 NOISE = -1  # the cluster of rows that belong to none (hdbscan)
 TEXT_CHARACTERS = 2000  # of each text that terms are counted in
 
@@ -79,7 +79,8 @@ class Clusters:
     def summary(self) -> Rows:
         """One row per cluster."""
         told = [
-            {"cluster": c.number, "rows": c.rows, "label": c.label, "examples": ", ".join(c.examples)} | c.model.told()
+            {"cluster": c.number, "rows": c.rows, "label": c.label, "examples": ", ".join(c.examples[:4])}
+            | c.model.told()
             for c in self.clusters
         ]
         return Rows(pa.Table.from_pylist(told))

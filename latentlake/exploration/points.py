@@ -11,6 +11,7 @@ import pyarrow as pa
 from latentlake.columns import HASHES
 from latentlake.filters import sql_string
 from latentlake.provenance import Provenance
+from latentlake.stored import PART_TYPES
 from operators.errors import SpecError
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ def read_points(
 
 
 def shown_fields(table: Table) -> list[pa.Field]:
-    """Fields worth showing: neither vectors nor hashes nor coordinates of maps."""
-    hidden = {*HASHES, *table.vector_columns, *table.unreadable}
+    """Fields worth showing: neither vectors, nor what belongs to them, nor hashes, nor coordinates of maps."""
+    vectors = [*table.vector_columns, *table.unreadable]
+    hidden = {*HASHES, *vectors, *(name + ending for name in vectors for ending in PART_TYPES)}
     return [field for field in table.schema if field.name not in hidden and MAP_KEY not in (field.metadata or {})]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from latentlake.table import Table
 
 MAP_ROWS = 5000
-CLUSTERS, SAMPLES = 8, 6  # clusters, and rows that are shown of each
+CLUSTERS, SAMPLES, PICTURES = 8, 4, 8  # clusters; rows that are shown of each, and pictures
 CLUSTER_SAMPLE, OUTLIER_SAMPLE = 20_000, 2_000
 OUTLIERS = 12
 REJECTS, RUNS = 50, 50  # that are listed
@@ -196,12 +196,14 @@ def drift_of(table: Table) -> tuple[list[tuple[str, Any]], str]:
 
 def cluster_facts(table: Table, column: str | None, clusters: Sequence[Cluster], rows: int) -> list[dict[str, Any]]:
     """Each cluster with rows nearest to its centre."""
+    pictured = column is not None and table.provenance(column).modality in PICTURED
+    count = PICTURES if pictured else SAMPLES
     return [
         {
             "label": cluster.label,
             "rows": cluster.rows,
             "share": cluster.rows / rows,
-            "samples": shown_rows(table, column, rows_by_id(table, list(cluster.examples)[:SAMPLES])),
+            "samples": shown_rows(table, column, rows_by_id(table, list(cluster.examples)[:count])),
         }
         for cluster in clusters
     ]

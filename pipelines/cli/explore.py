@@ -28,6 +28,7 @@ from pipelines.cli.printing import print_facts, print_rows
 if TYPE_CHECKING:
     from latentlake.exploration.report import Known
     from latentlake.storage import Storage
+    from latentlake.table import Table
 
 PAIRS_SHOWN = 20
 
@@ -86,7 +87,7 @@ def report(
     from latentlake.storage import open_storage
 
     found = open_table(uri, table, tag, version, options)
-    known = what_is_known(open_storage(uri, parse_options(options)), found.name, found.version)
+    known = what_is_known(open_storage(uri, parse_options(options)), found)
     page = report_page(found, known, column=column, color=color, method=method)
     output.write_text(page, encoding="utf-8")
     print(f"{output}: {found.name} at version {found.version}, {output.stat().st_size / 2**20:.1f} MB")
@@ -172,7 +173,7 @@ def explore(
         raise typer.Exit(subprocess.call(command))
 
 
-def what_is_known(lake: Storage, table: str, version: int) -> Known:
+def what_is_known(lake: Storage, table: Table) -> Known:
     """What the ledger and the evaluations say of a version."""
     from latentlake.evaluation.records import read_evaluations
     from latentlake.exploration.report import Known
@@ -181,11 +182,17 @@ def what_is_known(lake: Storage, table: str, version: int) -> Known:
     from pipelines.state.ledger import WORK_FOLDER, read_report, read_runs
     from pipelines.state.manifest import described_runs
 
-    holder = find_holder(lake.child(WORK_FOLDER, table))
-    made = [read_report(line["report"]) for line in read_runs(lake, table, f"head = {version} OR version = {version}")]
+    name, version = table.name, table.version
+    holder = find_holder(lake.child(WORK_FOLDER, name))
+    lines = read_runs(lake, name, f"head = {version} OR version = {version}")
+    made = next((found.run_id for found in table.versions() if found.version == version), None)
+    lines.sort(
+        key=lambda line: line["run_id"] != made
+    )  # the run that committed it, else the latest that left it as it was
+    reports = [{"run_id": line["run_id"], **read_report(line["report"])} for line in lines]
     return Known(
-        runs=described_runs(lake, table, holder is not None),
-        report=next((found for found in made if found.get("columns")), {}),
-        indexes={name: vars(index) for name, index in known_indexes(lake, table, version).items()},
-        evaluations=read_evaluations(lake, table, version)[::-1],
+        runs=described_runs(lake, name, holder is not None),
+        report=next((found for found in reports if found.get("columns")), {}),
+        indexes={column: vars(index) for column, index in known_indexes(lake, name, version).items()},
+        evaluations=read_evaluations(lake, name, version)[::-1],
     )
