@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from latentlake.evaluation import Evaluation, Suite
+    from latentlake.tag_log import TagMove
     from operators.embedders.base import Role
 
 REJECTS_SCHEMA = pa.schema(
@@ -218,6 +219,12 @@ class Table(Explorable, Comparable):
     def tags(self) -> dict[str, int]:
         """Version of each tag, as of now."""
         return {tag: int(found["version"]) for tag, found in sorted(self._dataset.tags.list().items())}
+
+    def tag_log(self) -> list[TagMove]:
+        """Every move of the table's tags, oldest first: which, from where to where, when, by whom, why."""
+        from latentlake.tag_log import WORK_FOLDER, read_moves
+
+        return read_moves(self._storage.child(WORK_FOLDER, self.name))
 
     def checkout(self, version_or_tag: int | str) -> Table:
         """This table at another version or tag, as a new `Table`. Raises `NotFound`."""

@@ -21,11 +21,11 @@ from pipelines.flow.embedding import EmbedTask, draw_sample, rows_of
 from pipelines.flow.graph import make_reader
 from pipelines.job.spec import JobSpec
 from pipelines.planning.choice import RunnerName, check_runner, choose_runner
-from pipelines.planning.plan import Plan, make_plan, new_run_id, resolve_models
+from pipelines.planning.plan import Plan, make_plan, resolve_models
 from pipelines.planning.pools import plan_pools
 from pipelines.progress import Progress
 from pipelines.ray_connection import address_of, reached, running_ray
-from pipelines.state.ledger import CALIBRATED, WORK_FOLDER, record_run
+from pipelines.state.ledger import CALIBRATED, WORK_FOLDER, new_run_id, record_run
 from pipelines.trial import run_sample
 
 FOLDER = "_calibration-"  # in the lake's area of work, with what is measured, for as long as that takes

@@ -19,7 +19,8 @@ from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.forecast import describe_forecast
 from pipelines.planning.plan import describe_plan, make_plan, resolve_models, warnings_of
 from pipelines.progress import Progress
-from pipelines.publish.gates import gates_at_plan, to_json
+from pipelines.publish.gates import to_json
+from pipelines.publish.run_gates import gates_at_plan
 from pipelines.run import Report
 
 Job = str | Path | Mapping[str, Any] | JobSpec  # a file, or what a file holds

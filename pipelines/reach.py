@@ -20,7 +20,7 @@ FaultOf = Callable[[str], str | None]  # what is wrong with a model's path, with
 def unreachable(spec: JobSpec, shared: Sequence[str], fault_of_model: FaultOf) -> Iterator[str]:
     """What of a job a cluster would not find: each with its place in the job, and what to do.
 
-    `shared` are folders that every node mounts. Whether a model's path is found depends on what is sent.
+    `shared` are folders that every node mounts. Whether the path of a model, or of a suite, is found depends on what is sent.
     """
     for section, part in (("source", spec.source), ("table", spec.table)):
         if scheme_of(part.uri) == "file" and (fault := local_fault(part.uri, shared)):
@@ -35,6 +35,22 @@ def unreachable(spec: JobSpec, shared: Sequence[str], fault_of_model: FaultOf) -
             model = getattr(embed.config, name, None)
             if isinstance(model, str) and not in_store(model) and (fault := fault_of_model(model)):
                 yield f"embed[{number}].{name}: '{model}' {fault}"
+
+    for path in suite_paths(spec):
+        if fault := fault_of_model(path):
+            yield f"gates.suite: '{path}' {fault}"
+
+
+def suite_paths(spec: JobSpec) -> Iterator[str]:
+    """Paths of the suite that a job's gates measure by, and of the files that it names."""
+    if spec.gates.suite is None:
+        return
+    from latentlake.evaluation import load_suite
+    from latentlake.evaluation.base import DataPath
+
+    yield spec.gates.suite
+    for task in load_suite(spec.gates.suite).tasks:
+        yield from (value for _, value in task if isinstance(value, DataPath))
 
 
 def local_fault(uri: str, shared: Sequence[str]) -> str | None:

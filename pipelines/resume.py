@@ -28,6 +28,7 @@ from pipelines.state.manifest import (
     unfinished_runs,
     unreadable_runs,
 )
+from pipelines.state.tag_history import read_tag_history, tags_of, taken_back
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ def cut_short(lake: Storage, name: str, table: Any) -> Iterator[tuple[Manifest, 
             yield manifest, "it was started by a release that hashes objects differently"
         elif not can_resume(manifest, table) or overtaken(manifest, lake, table):
             yield manifest, "the table has changed since"
+        elif table is not None and manifest.base_version in taken_back(read_tag_history(lake, name, tags_of(table))):
+            yield manifest, "readers were taken back from the version that it builds on"
         else:
             yield manifest, None
 

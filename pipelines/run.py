@@ -16,6 +16,7 @@ from latentlake.building import build_index
 from latentlake.column_indexes import lacks, update_column_index
 from latentlake.keys import open_for_look_ups, update_key_indexes
 from latentlake.provenance import columns_of
+from latentlake.query import QueryModels
 from operators.batch import describe
 from operators.errors import BudgetSpent, GateRefused, LatentLakeError, SourceError, WriterConflict
 from pipelines.flow.columns import forget_unreadable
@@ -23,7 +24,8 @@ from pipelines.flow.counts import Counts
 from pipelines.flow.runners.base import Lives, Runner
 from pipelines.flow.runners.start import runner_ahead
 from pipelines.flow.shard import record_name
-from pipelines.job.spec import JobSpec, PublishSpec
+from pipelines.job.checks import check_suite
+from pipelines.job.spec import GateSpec, JobSpec, PublishSpec
 from pipelines.planning.budget import Budget, BudgetMeter
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
@@ -39,10 +41,13 @@ from pipelines.progress import (
     Progress,
 )
 from pipelines.publish.accounting import count_run
-from pipelines.publish.gates import Gate, check_gates, gates_at_plan, gates_before_commit, gates_before_tag, to_json
+from pipelines.publish.gates import Gate, check_gates, to_json
 from pipelines.publish.indexes import known_indexes
 from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
+from pipelines.publish.run_gates import gates_at_plan, gates_before_commit
+from pipelines.publish.subject import make_subject, models_of
+from pipelines.publish.tag_gates import gates_before_tag
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.publish.tally import Tally, read_records, readable_records
 from pipelines.publish.tuned import prepare_queries, stored_queries_of
@@ -101,6 +106,8 @@ def run_job(
     asked = check_runner(runner if isinstance(runner, str) else "inline")
     if limit is not None:
         spec = spec.model_copy(update={"limit": limit, "publish": PublishSpec(tag=None)})
+    if spec.limit is None:
+        check_suite(spec.gates)  # not after hours of work
     spec = resolve_models(spec)
     folder = spec.table.lake.child(WORK_FOLDER, spec.table.name)
     folder.check_conditional_writes()
@@ -201,7 +208,8 @@ class Run:
         plan = self.plan
         if plan.resumed is not None:
             return plan.resumed.version
-        if not plan.shards and not plan.removes and not plan.replaces_all:
+        republishes = plan.restores and plan.unpublished
+        if not plan.shards and not plan.removes and not plan.replaces_all and not republishes:
             return plan.base_version
         version = prepare_table(plan)
         write_manifest(plan.spec.table.lake, plan.manifest(version, self.began))
@@ -321,9 +329,19 @@ class Run:
         self.seconds["index"] = time.time() - began
         recalls = {built["column"]: built["recall"] for built in self.report["indexes"]}
         measured_at = {built["column"]: built["measured_at"] for built in self.report["indexes"]}
-        gates = gates_before_tag(spec.gates.min_recall, recalls, self.head, measured_at)
+        gates = self._ask_before_tag(recalls, measured_at)
         self.gates += gates
         check_gates(gates, f"Version {self.head} is not published.")
+
+    def _ask_before_tag(self, recalls: Mapping[str, float | None], measured_at: Mapping[str, int | None]) -> list[Gate]:
+        """The gates of exactly the version that is tagged next. Of a sample of the source only the index is judged."""
+        spec, version = self.plan.spec, self.head
+        assert version is not None
+        gates = spec.gates if spec.limit is None else GateSpec(min_recall=spec.gates.min_recall)
+        lake, name = spec.table.lake, spec.table.name
+        # For the models of another job's version nobody vouches here but the table itself.
+        subject = make_subject(lake, name, version, spec.publish.tag, spec.columns, models_of(spec), QueryModels({}))
+        return gates_before_tag(gates, subject, recalls, measured_at)
 
     def _tag(self) -> None:
         """Put the tag that readers follow on the version that was gated."""
@@ -334,7 +352,7 @@ class Run:
             return
         table = open_dataset(spec.table.lake, spec.table.name)
         assert table is not None and self.head is not None
-        move_tag(self.lease, table, tag, self.head)
+        move_tag(self.lease, table, tag, self.head, f"run {self.plan.run_id}")
 
     def _write_rejects(self, tally: Tally, version: int | None) -> None:
         """Write the rejects of the run's shards beside the table; see `ledger.write_rejects`."""

@@ -33,6 +33,9 @@ IN_ORDER = [
     ("docs/operations.md", "A new column beside the old one"),
     ("docs/operations.md", "Roll back"),
     ("docs/operations.md", "The same column, all at once"),
+    ("docs/publishing.md", "A candidate first"),
+    ("docs/publishing.md", "Publish a version"),
+    ("docs/publishing.md", "Roll back"),
     ("examples/README.md", "Examples"),
 ]
 # Run here, each in a fresh folder and lake: these blocks list what there is, and are no procedures.
@@ -269,6 +272,7 @@ def folder(tmp_path: Path) -> Path:
     write_light(ROOT / "examples" / "docs.yaml", tmp_path / "two-columns.yaml", minilm=32, second=16)
     write_light(ROOT / "examples" / "docs.yaml", tmp_path / "new-model.yaml", minilm=16)
     write_light(ROOT / "examples" / "texts.yaml", tmp_path / "examples" / "texts.yaml")
+    shutil.copytree(ROOT / "examples" / "suites", tmp_path / "examples" / "suites")
     texts = [{"id": str(number), "text": f"how to return order {number}", "title": "t"} for number in range(3)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     (tmp_path / "cluster.yaml").write_text("kind: local\n")
@@ -292,7 +296,7 @@ def run_here(command: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IN_ORDER, ids=" ".join)
 def test_procedures(place: tuple[str, str], folder: Path):
-    if place[0] == "docs/operations.md":  # where the table is there
+    if place[0] in ("docs/operations.md", "docs/publishing.md"):  # where the table is there
         run_here("latentlake run docs.yaml", folder)
     if place[1] == "Roll back":
         (folder / "docs" / "new.md").write_text("A page that should not have been published.")

@@ -39,9 +39,7 @@ def evaluate(
     results: dict[Key, Result] = {}
     samples: dict[Key, Sample] = {}
     notes: list[str] = []
-    used: set[str] = set()
     for task, column in planned(loaded, table, columns):
-        used.add(column)
         for measured in task.run(Subject(table, column, seed, notes)):
             key = task.title, measured.measure, measured.column or column, measured.mode
             if key in results:
@@ -49,13 +47,7 @@ def evaluate(
             results[key] = to_result(key, measured, resamples, confidence, seed)
             if measured.sample is not None:
                 samples[key] = measured.sample
-    settings = {
-        "columns": {column: table.provenance(column).fingerprint for column in sorted(used)},
-        "indexes": sorted(f"{info.column}: {info.type}" for info in table.indexes() if info.column in used),
-        "resamples": resamples,
-        "confidence": confidence,
-        "seed": seed,
-    }
+    settings = settings_of(table, loaded, columns, resamples, confidence, seed)
     return Evaluation(
         table.name,
         table.version,
@@ -76,6 +68,25 @@ def planned(suite: Suite, table: Table, asked: Sequence[str] | None) -> list[tup
             f"no task of suite '{suite.name}' fits {' or '.join(asked or ())}; name other columns, or none."
         )
     return found
+
+
+def settings_of(
+    table: Table,
+    suite: Suite,
+    columns: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What decides the figures of an evaluation, beside the version and the suite. Arguments are those of `evaluate`."""
+    used = {column for _, column in planned(suite, table, columns)}
+    return {
+        "columns": {column: table.provenance(column).fingerprint for column in sorted(used)},
+        "indexes": sorted(f"{info.column}: {info.type}" for info in table.indexes() if info.column in used),
+        "resamples": resamples,
+        "confidence": confidence,
+        "seed": seed,
+    }
 
 
 def columns_of(task: TaskSpec, table: Table, asked: Sequence[str] | None) -> Iterator[str]:

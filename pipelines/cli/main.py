@@ -9,7 +9,20 @@ import warnings
 from typing import NoReturn
 
 from operators.errors import LatentLakeError
-from pipelines.cli import calibrate, compare, doctor, evaluate, explore, jobs, manifest, submit, tables, tune, upkeep  # noqa: F401 (each adds its commands)
+from pipelines.cli import (  # noqa: F401 (each adds its commands)
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    explore,
+    jobs,
+    manifest,
+    publishing,
+    submit,
+    tables,
+    tune,
+    upkeep,
+)
 from pipelines.cli.options import app
 from pipelines.cli.wording import as_command
 from pipelines.telemetry.logs import configure, in_json

@@ -103,6 +103,38 @@ MaxCost = Annotated[
 ]
 
 
+JobGates = Annotated[
+    Path | None, typer.Option("--job", metavar="FILE", help="Ask the gates of this job instead of the stored one.")
+]
+
+
+ModelPaths = Annotated[
+    list[str],
+    typer.Option(
+        "--model", metavar="NAME=PATH", help="Path of a model on this machine, by revision, column or stored path."
+    ),
+]
+
+
+AllowDownloads = Annotated[bool, typer.Option("--allow-downloads", help="Download a model that the table names.")]
+
+
+TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")]
+
+
+AllowHosts = Annotated[
+    list[str], typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it.")
+]
+
+
+AllowModels = Annotated[
+    list[str],
+    typer.Option(
+        "--allow-model", metavar="PLACE", help="Load a model from this place in an object store, if the table names it."
+    ),
+]
+
+
 def open_lake(uri: str, options: list[str], **trust: Any) -> Any:
     """The lake at `uri`, with storage options written as NAME=VALUE; `trust` are `connect`'s other options."""
     import latentlake

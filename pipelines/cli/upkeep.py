@@ -1,4 +1,4 @@
-"""Commands that keep tables in order: maintain, rollback, delete."""
+"""Commands that keep tables in order: maintain, delete."""
 
 from __future__ import annotations
 
@@ -43,30 +43,6 @@ def maintain(
     keep, orphans = timedelta(days=keep_days), timedelta(days=orphan_days)
     done = maintain_table(lake, table, keep=keep, orphans=orphans, wait=wait)
     print(json.dumps(done)) if as_json else print_facts(done)
-
-
-@app.command()
-def rollback(
-    uri: LakeUri,
-    table: TableName,
-    to: Annotated[
-        int | None,
-        typer.Option(
-            "--to", metavar="VERSION", help="Version to return to. Default: the one that the tag marked before."
-        ),
-    ] = None,
-    tag: Annotated[str, typer.Option(help="Tag to move back.")] = "prod",
-    wait: Wait = False,
-    options: Options = [],  # noqa: B006
-) -> None:
-    """Return readers to an earlier version. The next run builds on it."""
-    from latentlake.names import check_table_name
-    from latentlake.storage import open_storage
-    from pipelines.upkeep.rollback import roll_back
-
-    check_table_name(table)
-    before, after = roll_back(open_storage(uri, parse_options(options)), table, tag, to, wait)
-    print(f"{uri}/{table}: tag '{tag}' is at version {after}, it was at {before}.")
 
 
 @app.command()

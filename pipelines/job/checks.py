@@ -11,11 +11,11 @@ from latentlake.storage import OBJECT_STORES, is_reference, is_secret, scheme_of
 from latentlake.stored import PART_TYPES, check_metric, default_metric
 from operators.chain import Step
 from operators.decode import embedded_as, modality_names
-from operators.errors import SpecError, did_you_mean, redact_url
+from operators.errors import InvalidSpec, SpecError, did_you_mean, redact_url
 from operators.preprocess import find_operator, operators_by_name
 from pipelines.job.document import TABLE_NAME, reserved
-from pipelines.job.problems import Problems, Where
-from pipelines.job.spec import EmbedSpec, TableSpec
+from pipelines.job.problems import Problems, Where, one_line
+from pipelines.job.spec import EmbedSpec, GateSpec, TableSpec
 from pipelines.sources.base import column_names
 from pipelines.values.conversions import is_encodable
 
@@ -34,6 +34,29 @@ def check_table(table: TableSpec, problems: Problems) -> None:
             f"{table.name!r} is not a valid table name: use letters, digits, '_', '-' and '.'; it may not begin with '_' or end in '__rejects'.",
         )
     check_place(table.uri, table.storage_options, ("table",), problems)
+
+
+def check_suite(gates: GateSpec) -> str | None:
+    """Hash of the suite that a job's gates measure by, and of its files; None: it names none. Raises `SpecError`."""
+    if gates.suite is None:
+        return None
+    from latentlake.evaluation import load_suite
+
+    try:
+        return load_suite(gates.suite).hash()
+    except InvalidSpec as failure:
+        raise InvalidSpec([f"gates.suite: {problem}" for problem in failure.problems], failure.source) from failure
+
+
+def check_gates(gates: GateSpec, problems: Problems) -> None:
+    """The suite is there, and right."""
+    try:
+        check_suite(gates)
+    except InvalidSpec as failure:
+        for problem in failure.problems:
+            problems.add(("gates", "suite"), f"{gates.suite}: {problem.removeprefix('gates.suite: ')}")
+    except SpecError as failure:
+        problems.add(("gates", "suite"), one_line(failure))
 
 
 def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Problems) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -134,13 +135,41 @@ class ScalarIndexSpec(Section):
 
 
 class GateSpec(Section):
-    """What must hold for a version to be published. Shares, 0 to 1."""
+    """What must hold for a version to be published."""
 
     renamed: ClassVar[Mapping[str, str]] = {"max_rows_removed": "max_objects_removed"}
 
-    max_reject_rate: float = Field(default=0.05, ge=0, le=1)  # of the objects listed
-    max_objects_removed: float = Field(default=0.1, ge=0, le=1)  # of the objects in the table
+    max_reject_rate: float = Field(default=0.05, ge=0, le=1)  # share of the objects listed
+    max_objects_removed: float = Field(default=0.1, ge=0, le=1)  # share of the objects in the table
     min_recall: float | None = Field(default=None, ge=0, le=1)  # @10 of an index against exact search
+    min_rows: int | None = Field(default=None, ge=1)  # of the table
+    suite: str | None = Field(default=None, min_length=1)  # file that says how `latentlake eval` measures a version
+    min_ndcg: float | None = Field(default=None, ge=0, le=1)  # nDCG@10 of the suite
+    min: dict[str, float] = Field(default_factory=dict)  # by measure of the suite
+    max_drop: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    max_drift: float | None = Field(default=None, ge=0)  # MMD of a column's vectors from the tagged version's
+
+    @model_validator(mode="after")
+    def measured(self) -> GateSpec:
+        """What is measured by a suite needs one."""
+        asked = [name for name in ("min_ndcg", "min", "max_drop") if getattr(self, name) not in (None, {})]
+        if asked and self.suite is None:
+            raise ValueError(f"{' and '.join(asked)} measure by a suite: give gates.suite: FILE (docs/evaluation.md)")
+        if self.suite is not None and not asked:
+            raise ValueError("a suite is given, and no gate asks for a measure of it: give min_ndcg, min or max_drop")
+        return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether a version is compared with the one that the tag marks."""
+        return self.max_drop is not None or self.max_drift is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The section without what it does not ask for: it reads as one of a release that did not know that. The suite's path is absolute."""
+        asked = self.model_dump(mode="json")
+        if self.suite is not None:
+            asked["suite"] = str(Path(self.suite).expanduser().absolute())
+        return {name: value for name, value in asked.items() if value not in (None, {}) or name == "min_recall"}
 
 
 class PublishSpec(Section):
@@ -244,7 +273,8 @@ class JobSpec(Section):
                 if declared
             },
             "index": [index.to_json() for index in self.index],
-            **{name: getattr(self, name).model_dump(mode="json") for name in ("gates", "publish", "shard", "limits")},
+            "gates": self.gates.to_json(),
+            **{name: getattr(self, name).model_dump(mode="json") for name in ("publish", "shard", "limits")},
         }
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import lance
@@ -31,8 +29,9 @@ from pipelines.planning.work import GONE, LEFT, write_ids, write_work
 from pipelines.progress import COMPARING, LISTING, Phases
 from pipelines.sources._looks import bounded_looks
 from pipelines.state.forgotten import read_forgotten
-from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, open_dataset, read_rejects, was_published
+from pipelines.state.ledger import WORK_FOLDER, BaseRun, find_base_run, new_run_id, open_dataset, read_rejects
 from pipelines.state.manifest import Changes, Manifest, Retry, finished_shards
+from pipelines.state.tag_history import read_tag_history, tags_of, taken_back
 from pipelines.values.hashing import HASH_SCHEME
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class Plan:
     base_version: int | None
     base_run: BaseRun | None
     restores: bool  # the base is older than the newest version, which readers were taken back from
-    unpublished: bool  # the newest version is not what the tag marks, and was never published: it is gated again
+    unpublished: bool  # the job's tag does not mark the base: it is gated, and published, also if nothing has changed
     changes: Changes
     fields: tuple[pa.Field, ...]  # metadata columns
     schema: pa.Schema  # of the table after the run
@@ -147,11 +146,6 @@ def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
 def fingerprints_of(spec: JobSpec) -> dict[str, str]:
     """Fingerprint of each of a job's columns. The job must be resolved."""
     return {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
-
-
-def new_run_id() -> str:
-    """Name of a run: when it began (UTC), and six hex digits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def resolve_models(spec: JobSpec) -> JobSpec:
@@ -382,24 +376,31 @@ class Base:
 
 
 def choose_base(spec: JobSpec, newest: lance.LanceDataset | None) -> Base:
-    """The newest version, or the one that the job's tag was taken back to.
+    """The newest version, or an earlier one where readers were taken back from that, of whatever tag.
 
-    A newest version that the tag does not mark was either left behind by a run that did not get to publish it, which the
+    A newest version that the job's tag does not mark was either left behind by a run that did not get to publish it, which the
     next run makes up for, or published once and found bad since: then the run builds on what readers have instead.
     """
-    tag = spec.publish.tag
-    if newest is None or tag is None:
-        return Base(newest)
-    tags = newest.tags.list()
-    if tag not in tags:
-        return Base(newest, unpublished=True)
-    marked = int(tags[tag]["version"])
-    if marked == newest.version:
-        return Base(newest)
-    if was_published(spec.table.lake, spec.table.name, newest.version, tag) and spec.table.mode != "rebuild":
-        log.warning("tag '%s' was taken back to version %d: the run builds on that", tag, marked)
-        return Base(newest.checkout_version(marked), restores=True)
-    return Base(newest, unpublished=True)
+    if newest is None:
+        return Base(None)
+    lake, name, tag = spec.table.lake, spec.table.name, spec.publish.tag
+    tags = tags_of(newest)
+    histories = read_tag_history(lake, name, tags)
+    bad, marked = taken_back(histories), None if tag is None else tags.get(tag)
+    if newest.version not in bad:
+        return Base(newest, unpublished=tag is not None and marked != newest.version)
+    back = [tags[found] for found in tags if int(newest.version) in histories[found].taken_back]
+    there = {int(found["version"]) for found in newest.versions()}
+    earlier = [mark for history in histories.values() for mark in history.marks if mark in there]
+    wanted = [[] if marked is None else [marked], sorted(back, reverse=True), sorted(earlier, reverse=True)]
+    good = next((version for group in wanted for version in group if version not in bad), None)
+    if good is None:
+        raise SpecError(
+            f"readers were taken back from every version of table '{name}' that a tag marks, and there is none to build on.\n"
+            f"  Publish a version that is good after all: latentlake publish {lake.uri} {name} --version N --force --why TEXT"
+        )
+    log.warning("readers were taken back from version %d: the run builds on version %d", newest.version, good)
+    return Base(newest.checkout_version(good), restores=True, unpublished=tag is not None and marked != good)
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

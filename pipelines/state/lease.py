@@ -88,6 +88,11 @@ class Lease:
         return self._entry.token
 
     @property
+    def holder(self) -> str:
+        """What holds the table, in words."""
+        return self._entry.holder
+
+    @property
     def number(self) -> int:
         """Number of the newest entry of this holder; another holder's, later, is higher."""
         return self._entry.number

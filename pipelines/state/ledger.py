@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from latentlake.formats import StoredFormat
 from latentlake.opening import open_lance
 from latentlake.storage import Storage
 from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
+from latentlake.tag_log import WORK_FOLDER
 from operators.errors import Unreadable
 from pipelines.job.spec import with_todays_keys
 from pipelines.state.lease import hold_table
@@ -27,7 +29,6 @@ from pipelines.state.lease import hold_table
 log = logging.getLogger(__name__)
 
 RUNS_TABLE = "_runs"
-WORK_FOLDER = "_latentlake"
 
 RUNS_SCHEMA = pa.schema(
     [
@@ -52,6 +53,7 @@ REPORT = StoredFormat("the report of the run")
 SPEC = StoredFormat("the job that the ledger remembers", 2, {1: with_todays_keys})
 ROLLED_BACK = "rolled back"
 TUNED = "tuned"  # the rows of the version before, with another index, or other settings of it
+TAGGED = "tagged"  # a version that was there was published, by `publish` or `promote`
 CALIBRATED = "calibrated"  # a sample was measured, elsewhere; the table was not touched
 MAPPED = "mapped"  # the table was given a map, in columns of their own
 REWRITTEN = ("maintained", "deleted", MAPPED)  # a version was made in place of the one before, with its rows or fewer
@@ -62,6 +64,7 @@ STATES = (
     *REWRITTEN,
     TUNED,
     ROLLED_BACK,
+    TAGGED,
     "refused",
     "failed",
     "interrupted",
@@ -76,6 +79,11 @@ class BaseRun:
     run_id: str
     listing: str
     state_key: str
+
+
+def new_run_id() -> str:
+    """Name of a run: when it began (UTC), and six hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def rejects_name(table: str) -> str:
@@ -132,15 +140,19 @@ def make_ledger(lake: Storage) -> lance.LanceDataset:
         return append_rows(lake, RUNS_TABLE, RUNS_SCHEMA.empty_table()) if runs is None else runs
 
 
-def read_runs(lake: Storage, table: str, condition: str = "true") -> list[dict[str, Any]]:
-    """The ledger's lines of a table for which a SQL condition holds, newest first."""
+def read_runs(
+    lake: Storage, table: str, condition: str = "true", columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The ledger's lines of a table for which a SQL condition holds, newest first; all columns, or those that are there."""
     runs = open_dataset(lake, RUNS_TABLE)
     if runs is None:
         return []
     if "head" not in runs.schema.names:  # a ledger of an earlier release
         condition = re.sub(r"\bhead\b", "CAST(NULL AS BIGINT)", condition)
         condition = re.sub(r"\btag\b", "CAST(NULL AS STRING)", condition)
-    lines: list[dict[str, Any]] = runs.to_table(filter=f"`table` = {sql_string(table)} AND ({condition})").to_pylist()
+    names = columns and [name for name in columns if name in runs.schema.names]
+    condition = f"`table` = {sql_string(table)} AND ({condition})"
+    lines: list[dict[str, Any]] = runs.to_table(names, filter=condition).to_pylist()
     return sorted(lines, key=lambda line: line["finished_at"], reverse=True)
 
 
@@ -150,13 +162,6 @@ def find_base_run(lake: Storage, table: str, version: int) -> BaseRun | None:
     earlier_release = f"head IS NULL AND version = {version} AND state IN ('published', 'unchanged')"
     lines = read_runs(lake, table, f"{described} AND (head = {version} OR ({earlier_release}))")
     return BaseRun(lines[0]["run_id"], lines[0]["listing"], lines[0]["state_key"]) if lines else None
-
-
-def was_published(lake: Storage, table: str, version: int, tag: str) -> bool:
-    """Whether a run had put `tag` on a version of the table."""
-    states = ", ".join(sql_string(state) for state in ("published", "unchanged", TUNED, *REWRITTEN))
-    lines = read_runs(lake, table, f"version = {version} AND state IN ({states})")
-    return any(line.get("tag") == tag for line in lines)
 
 
 def read_rejects(lake: Storage, table: str) -> Iterator[pa.Table]:

@@ -1,1 +1,1 @@
-"""Work on tables outside runs: maintenance, rollback, deletion, stored jobs."""
+"""Work on tables outside runs: maintenance, publishing, rollback, deletion, stored jobs."""

@@ -5,11 +5,10 @@ The table is held, so no run is under way. The steps can be repeated: after a cr
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
@@ -32,31 +31,30 @@ from latentlake.storage import Storage
 from latentlake.tuning.settings import read_settings
 from latentlake.tuning.tune import tune_index
 from latentlake.tuning.upkeep import goal_of
-from operators.errors import AccountingError, NotFound, SpecError
+from operators.errors import AccountingError, NotFound, SpecError, Unreadable
 from pipelines.planning.listing import part_names, read_parquet
-from pipelines.planning.plan import new_run_id
 from pipelines.publish import deletion
-from pipelines.publish.gates import stored_min_recall
+from pipelines.publish.gates import Gate, to_json
+from pipelines.publish.stored_gates import stored_gates
+from pipelines.publish.tag_gates import row_gate
 from pipelines.publish.tags import settle_tags
 from pipelines.publish.tuned import stored_queries_of
 from pipelines.resume import cut_short, discard
 from pipelines.state.forgotten import FORGOTTEN, PENDING_FILE, Forgotten, read_forgotten, write_forgotten
 from pipelines.state.lease import Lease, hold_table
 from pipelines.state.ledger import (
-    RUNS_SCHEMA,
-    RUNS_TABLE,
     WORK_FOLDER,
+    new_run_id,
     open_dataset,
-    read_runs,
     rejects_name,
 )
 from pipelines.state.manifest import unreadable_runs
-from pipelines.state.reports import rewrite_report
 from pipelines.upkeep.maintain import FRAGMENT_ROWS, move_tags, note_maintenance, open_newest, remove_folders
+from pipelines.upkeep.traces import clean_ledger, delete_evaluations, delete_rejects, evaluations_with
 
 log = logging.getLogger(__name__)
 
-DELETED = "[deleted]"  # in place of an id in what the ledger says of a run
+WITHOUT = "the same rows without deleted objects"
 
 
 class Shape(TypedDict):
@@ -102,12 +100,14 @@ def delete_objects(
         report["indexes_rebuilt"] = rewrite(lake, table, open_newest(lake, table), lease)
         after = open_newest(lake, table)
         report |= {"version": int(after.version), "rows": after.count_rows()}
-        report["tags_moved"] = move_tags(lease, after, before) if after.version != before else []
+        report["gates"] = to_json(ask_rows(lake, table, after))
+        report["tags_moved"] = move_tags(lease, after, before, WITHOUT) if after.version != before else []
         if after.version != before:
             note_maintenance(lake, table, before, after, report, began, "deleted")
         report["rejects_deleted"] = delete_rejects(lake, table, wanted)
         report["listing_entries_masked"] = mask_listings(folder, forgotten)
         report["run_reports_changed"] = clean_ledger(lake, table, wanted)
+        report["evaluations_deleted"] = delete_evaluations(lake, table, wanted)
         done = after.cleanup_old_versions(
             older_than=timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False
         )
@@ -253,7 +253,7 @@ def rewrite(lake: Storage, table: str, dataset: LanceDataset, lease: Lease) -> l
             dataset.drop_index(info.name)
             continue
         dataset.create_index(info.column, name=info.name, replace=True, **choice)
-        least = stored_min_recall(lake, table)
+        least = least_recall(lake, table)
         recall = measure_recall(dataset, info.column, stored[info.column].metric) if least is not None else 1.0
         if least is not None and recall < least:
             log.warning("the new index of '%s' finds %.3f of the nearest: it is searched exactly", info.column, recall)
@@ -261,32 +261,26 @@ def rewrite(lake: Storage, table: str, dataset: LanceDataset, lease: Lease) -> l
     return rebuilt
 
 
-def delete_rejects(lake: Storage, table: str, ids: Collection[str]) -> int:
-    """Delete the objects' rejects, and those of other entries that name them; how many."""
-    rejects = open_dataset(lake, rejects_name(table))
-    if rejects is None:
-        return 0
-    mine: list[int] = []
-    for batch in rejects.scanner(columns=["object_id", "error"], with_row_id=True).to_batches():
-        mine += [row["_rowid"] for row in batch.to_pylist() if row["object_id"] in ids or named_in(row["error"], ids)]
-    for at in range(0, len(mine), 1000):
-        rejects.delete(f"_rowid IN ({', '.join(str(row) for row in mine[at : at + 1000])})")
-    purge(rejects)
-    return len(mine)
+def least_recall(lake: Storage, table: str) -> float | None:
+    """`gates.min_recall` of the table's job; where its gates are unknown, more than an index can have. None: it asks for none."""
+    try:
+        return stored_gates(lake, table).gates.min_recall
+    except Unreadable as failure:
+        log.warning("the job's gates are unknown: %s", failure)
+        return math.inf
 
 
-def named_in(text: str | None, ids: Iterable[str]) -> bool:
-    """Whether one of our messages names one of the objects; they put ids in quotes."""
-    return bool(text) and any(f"'{name}'" in str(text) for name in ids)
-
-
-def purge(dataset: LanceDataset, unverified: bool = True) -> None:
-    """Write a small table's files again without deleted rows, and remove its older versions."""
-    dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
-    newest = dataset.checkout_version(dataset.latest_version)
-    newest.cleanup_old_versions(
-        older_than=timedelta(0), delete_unverified=unverified, error_if_tagged_old_versions=False
-    )
+def ask_rows(lake: Storage, table: str, dataset: LanceDataset) -> list[Gate]:
+    """`min_rows` of what a deletion leaves. It is told, and holds nothing up: what must be deleted is deleted."""
+    try:
+        least = stored_gates(lake, table).gates.min_rows
+    except Unreadable:
+        return []
+    gates = [] if least is None else [row_gate(least, dataset.count_rows(), int(dataset.version))]
+    for gate in gates:
+        if not gate.held:
+            log.warning("%s%s", gate.why, gate.asks)
+    return gates
 
 
 def listings(folder: Storage) -> Iterator[Storage]:
@@ -345,24 +339,6 @@ def rewrite_part(place: Storage, name: str, change: Any) -> int:
     return changed
 
 
-def clean_ledger(lake: Storage, table: str, ids: Collection[str]) -> int:
-    """Take the objects' ids out of what the ledger, and the reports beside the table, say of its runs; how many were changed."""
-    changed = []
-    for line in read_runs(lake, table):
-        with suppress(ValueError):
-            report = json.loads(line["report"] or "{}")
-            if named_in(report.get("error"), ids):
-                report["error"] = DELETED
-                changed.append({**line, "report": json.dumps(report)})
-                rewrite_report(lake.child(WORK_FOLDER, table), {"run_id": line["run_id"], **report})
-    runs = open_dataset(lake, RUNS_TABLE)
-    if changed and runs is not None:
-        rows = pa.Table.from_pylist(changed, schema=RUNS_SCHEMA)
-        runs.merge_insert("run_id").when_matched_update_all().execute(rows)
-        purge(runs, unverified=False)  # other tables' runs write their lines at the same time
-    return len(changed)
-
-
 def prove(lake: Storage, table: str, ids: pa.Array) -> dict[str, Any]:
     """Look for the objects in all that is left. Raises `AccountingError` where one is found."""
     newest = open_newest(lake, table)
@@ -378,6 +354,7 @@ def prove(lake: Storage, table: str, ids: pa.Array) -> dict[str, Any]:
         for place in listings(lake.child(WORK_FOLDER, table))
         for name in part_names(place)
     )
+    evaluated = len(evaluations_with(lake, table, set(ids.to_pylist())))
     found = {
         "versions": [int(version.version) for version in versions],
         "data_files": len(known),
@@ -385,7 +362,8 @@ def prove(lake: Storage, table: str, ids: pa.Array) -> dict[str, Any]:
         "data_files_of_no_version": len(unknown),
         "rejects_of_these_objects": rejected,
         "listing_entries_of_these_objects": listed,
+        "evaluations_of_these_objects": evaluated,
     }
-    if holding or unknown or rejected or listed:
+    if holding or unknown or rejected or listed or evaluated:
         raise AccountingError(f"the objects are not gone: {found}.\n  Run the command again: it takes up the deletion.")
     return found

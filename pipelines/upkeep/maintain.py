@@ -17,22 +17,33 @@ import lance
 from lance.commit import CommitConflictError
 
 from latentlake.bridges.store import FOLDER as BRIDGES_FOLDER
+from latentlake.evaluation.records import EVALS_TABLE
 from latentlake.indexes import describe_indexes, merge_index
 from latentlake.storage import Storage
+from latentlake.tag_log import fold_moves
 from latentlake.tuning.queries import QUERIES_FOLDER
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.flow.columns import read_merged
-from pipelines.planning.plan import new_run_id
 from pipelines.publish.commit import find_commit, named_files
-from pipelines.publish.gates import Gate, gates_before_tag, measure_recalls, stored_min_recall, to_json, tuned_at
+from pipelines.publish.gates import Gate, to_json
 from pipelines.publish.indexes import indexes_after
+from pipelines.publish.stored_gates import stored_gates
+from pipelines.publish.tag_gates import measure_recalls, recall_gates, tuned_at
 from pipelines.publish.tags import TAGS_FOLDER, move_tag, settle_tags
 from pipelines.publish.tally import readable_records
 from pipelines.publish.tuned import check_tuned_columns
 from pipelines.resume import cut_short, discard
 from pipelines.state.forgotten import FORGOTTEN_FILE, PENDING_FILE
 from pipelines.state.lease import LEASE_FOLDER, Lease, hold_table
-from pipelines.state.ledger import RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, record_run, rejects_name
+from pipelines.state.ledger import (
+    RUNS_TABLE,
+    WORK_FOLDER,
+    new_run_id,
+    open_dataset,
+    read_runs,
+    record_run,
+    rejects_name,
+)
 from pipelines.state.manifest import Manifest, settle_maintenance, unreadable_runs, write_manifest
 from pipelines.state.reports import REPORTS_FOLDER
 
@@ -42,6 +53,7 @@ log = logging.getLogger(__name__)
 FRAGMENT_ROWS = 1_000_000
 KEEP_VERSIONS = timedelta(days=7)
 KEEP_ORPHANS = timedelta(days=1)  # a writer that does not hold the lease may be about to commit them
+SAME_ROWS = "the same rows in fewer files"
 LANCE_GRACE = timedelta(days=7)  # older files that no version names are removed by Lance's clean-up, whoever wrote them
 
 
@@ -80,10 +92,12 @@ def maintain_table(
         report |= {"version": after.version, "fragments": len(after.get_fragments()), "rows": after.count_rows()}
         report["index_segments"] = count_segments(after)
         report["recall"] = measure_recalls(after)
-        gates, held = gate_again(lake, table, report["recall"], int(after.version), tuned_at(after))
+        gates, held = gate_again(
+            lake, table, int(before.version), report["recall"], int(after.version), tuned_at(after)
+        )
         report["gates"] = to_json(gates)
         report["tags_moved"] = (
-            move_tags(lease, after, before.version) if held and after.version != before.version else []
+            move_tags(lease, after, before.version, SAME_ROWS) if held and after.version != before.version else []
         )
         known = indexes_after(lake, table, before, after, report["recall"] if held else {})
         report["indexes"] = [asdict(index) for index in known.values()]
@@ -92,7 +106,8 @@ def maintain_table(
         report["versions_removed"] = retire_versions(after, keep, resumable)
         report["orphans_removed"] = remove_orphans(lake, table, orphans, resumable)
         report["folders_removed"] = remove_folders(lake, table, resumable)
-        for name in (RUNS_TABLE, rejects_name(table)):
+        fold_moves(folder)
+        for name in (RUNS_TABLE, EVALS_TABLE, rejects_name(table)):
             tidy(lake, name, keep)
     return {**report, "seconds": round(time.time() - began, 3)}
 
@@ -133,28 +148,30 @@ def compact(lake: Storage, table: str, resumable: Iterable[Manifest], lease: Lea
 
 
 def gate_again(
-    lake: Storage, table: str, recalls: Mapping[str, float], version: int, measured_at: Mapping[str, int]
+    lake: Storage, table: str, before: int, recalls: Mapping[str, float], version: int, measured_at: Mapping[str, int]
 ) -> tuple[list[Gate], bool]:
-    """The gates before the tag, as the table's job sets them, and whether the tag may move: not where they are unknown.
+    """The gate that merging indexes may fail, `min_recall`, and whether tags may move: not where the job's gates are unknown.
 
+    Rows and vectors are those of the version `before`, so that every other gate would find what it found of that.
     `measured_at` names the earlier versions that recalls are of.
     """
     try:
-        gates = gates_before_tag(stored_min_recall(lake, table), recalls, version, measured_at)
+        least = stored_gates(lake, table, before).gates.min_recall
     except Unreadable as failure:
         log.warning("no tag is moved, because the job's gates are unknown: %s", failure)
         return [], False
+    gates = [] if least is None else recall_gates(least, recalls, version, measured_at)
     for gate in gates:
         if not gate.held:
             log.warning("no tag is moved: %s%s", gate.why, gate.asks)
     return gates, all(gate.held for gate in gates)
 
 
-def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int) -> list[str]:
+def move_tags(lease: Lease, dataset: lance.LanceDataset, before: int, why: str) -> list[str]:
     """Move the tags of the version before upkeep to the one after it."""
     moved = [tag for tag, found in dataset.tags.list().items() if found["version"] == before]
     for tag in moved:
-        move_tag(lease, dataset, tag, dataset.version)
+        move_tag(lease, dataset, tag, int(dataset.version), why)
     return moved
 
 

@@ -84,7 +84,7 @@ def store_map(
             "version": int(after.version),
             "rows": after.count_rows(f"{axis_names(name)[0]} IS NOT NULL"),
             "provenance": asdict(fitted.provenance),
-            "tags_moved": move_tags(lease, after, int(before.version)),
+            "tags_moved": move_tags(lease, after, int(before.version), "the same rows with a map"),
             "indexes": [
                 asdict(replace(found, measured_at=known[column].measured_at))
                 for column, found in indexes_after(lake, table, before, after, recalls).items()

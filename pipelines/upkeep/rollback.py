@@ -2,86 +2,49 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-import lance
-
-from latentlake.filters import sql_string
 from latentlake.opening import checkout
 from latentlake.storage import Storage
 from operators.errors import NotFound
-from pipelines.planning.plan import new_run_id
-from pipelines.publish.gates import Gate, check_gates, gates_before_tag, measure_recalls, stored_min_recall, to_json
-from pipelines.publish.tags import move_tag, settle_tags
-from pipelines.state.lease import hold_table
-from pipelines.state.ledger import (
-    REWRITTEN,
-    ROLLED_BACK,
-    WORK_FOLDER,
-    open_dataset,
-    read_runs,
-    record_run,
-    was_published,
-)
+from pipelines.publish.gates import Gate, check_gates
+from pipelines.state.ledger import ROLLED_BACK
+from pipelines.upkeep.moving import Held, held
 
 
 def roll_back(
-    lake: Storage, table: str, tag: str = "prod", version: int | None = None, wait: bool = False
+    lake: Storage, table: str, tag: str = "prod", version: int | None = None, wait: bool = False, why: str = ""
 ) -> tuple[int, int]:
-    """Move `tag` to `version`, or to the one it marked before; from and to.
+    """Move `tag` to `version`, or to the one it marked before; from and to. `why` is kept in the log of the tags.
 
     A version that `tag` has never marked is gated first. Raises `NotFound`, `WriterConflict`, `GateRefused`, and `Unreadable`
     where such a version's gates are unknown.
     """
-    with hold_table(lake.child(WORK_FOLDER, table), "rollback", wait) as lease:
-        dataset = open_dataset(lake, table)
-        if dataset is None:
-            raise NotFound(f"no table '{table}' in lake '{lake.uri}'.")
-        settle_tags(lease, dataset)
-        marked = int(checkout(dataset, table, tag).version)
-        target = version if version is not None else previous_version(lake, table, dataset, tag, marked)
-        gates = gates_of(lake, table, checkout(dataset, table, target), tag)
+    with held(lake, table, "rollback", wait) as found:
+        marked = int(checkout(found.dataset, table, tag).version)
+        target = version if version is not None else previous_version(found, tag, marked)
+        gates = gates_of(found, target, tag)
         check_gates(gates, f"Tag '{tag}' stays at version {marked}.")
-        move_tag(lease, dataset, tag, target)
-        record_run(
-            lake,
-            {
-                "run_id": new_run_id(),
-                "table": table,
-                "job": "rollback",
-                "state": ROLLED_BACK,
-                "started_at": datetime.now(UTC),
-                "base_version": marked,
-                "version": target,
-                "report": {"gates": to_json(gates)},
-                "tag": tag,
-            },
-        )
+        found.move(tag, target, ROLLED_BACK, gates, why or "rolled back")
         return marked, target
 
 
-def gates_of(lake: Storage, table: str, dataset: lance.LanceDataset, tag: str) -> list[Gate]:
+def gates_of(found: Held, version: int, tag: str) -> list[Gate]:
     """The gates before the tag, of a version that `tag` has never marked; none for one that was published by it."""
-    if was_published(lake, table, int(dataset.version), tag) or (least := stored_min_recall(lake, table)) is None:
+    checkout(found.dataset, found.table, version)  # raises where it is gone
+    if tag in found.histories and found.histories[tag].has_marked(version):
         return []
-    return gates_before_tag(least, measure_recalls(dataset), int(dataset.version))
+    from latentlake.query import QueryModels
+    from pipelines.upkeep.publish import ask_gates
+
+    return ask_gates(found, version, tag, None, QueryModels({}))
 
 
-def previous_version(lake: Storage, table: str, dataset: lance.LanceDataset, tag: str, marked: int) -> int:
+def previous_version(found: Held, tag: str, marked: int) -> int:
     """The version that `tag` marked before `marked`, leaving out those that it was taken back from. Raises `NotFound`."""
-    there = {int(found["version"]) for found in dataset.versions()}
-    marks: list[int] = []  # versions that the tag marked, each built on the one before
-    for line in reversed(read_runs(lake, table, f"tag = {sql_string(tag)} AND version IS NOT NULL")):
-        version = int(line["version"])
-        if line["state"] == ROLLED_BACK:
-            marks = marks[: marks.index(version)] if version in marks else marks
-        elif line["state"] in REWRITTEN and marks:
-            marks.pop()  # its rows are those of the new version
-        marks = [*(mark for mark in marks if mark != version), version]
-    earlier = [version for version in marks if version < marked and version in there]
+    there = {int(known["version"]) for known in found.dataset.versions()}
+    earlier = [version for version in found.histories[tag].marks if version < marked and version in there]
     if not earlier:
         raise NotFound(
-            f"the ledger knows no version of '{table}' before {marked} that '{tag}' marked.\n"
-            f"  Name one of `latentlake versions {lake.uri} {table}`: --to VERSION."
+            f"the ledger knows no version of '{found.table}' before {marked} that '{tag}' marked.\n"
+            f"  Name one of `latentlake versions {found.lake.uri} {found.table}`: --to VERSION."
         )
     return earlier[-1]

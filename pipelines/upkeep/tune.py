@@ -15,7 +15,8 @@ from latentlake.tuning.gather import gather_queries
 from latentlake.tuning.goal import Goal
 from latentlake.tuning.tune import tune_index
 from operators.errors import NotFound
-from pipelines.publish.gates import to_json, tuned_at
+from pipelines.publish.gates import to_json
+from pipelines.publish.tag_gates import tuned_at
 from pipelines.publish.tags import settle_tags
 from pipelines.publish.tuned import place_of
 from pipelines.state.lease import hold_table
@@ -59,8 +60,8 @@ def tune_table(
         lease.check()
         built = tuned_report(dataset, column, rows, settings, time.time() - began)
         recalls = {} if built.recall is None else {column: built.recall}
-        gates, held = gate_again(lake, table, recalls, int(dataset.version), tuned_at(dataset))
-        moved = move_tags(lease, dataset, int(before.version)) if held else []
+        gates, held = gate_again(lake, table, int(before.version), recalls, int(dataset.version), tuned_at(dataset))
+        moved = move_tags(lease, dataset, int(before.version), f"the index of '{column}' was tuned") if held else []
         report = {
             "table": table,
             "version_before": int(before.version),

@@ -185,3 +185,20 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path):
 def test_a_working_directory_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(SpecError, match="no folder"):
         prepare(write_job(tmp_path), folder=tmp_path / "none")
+
+
+def test_a_suite_and_its_files_are_sent_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is named from the folder that the command runs in: here, and where the cluster unpacks what is sent."""
+    path = write_job(tmp_path / "jobs", gates={"suite": "suites/docs.yaml", "min_ndcg": 0.5})
+    monkeypatch.chdir(tmp_path / "jobs")
+    suites = tmp_path / "jobs" / "suites"
+    suites.mkdir()
+    (suites / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
+    (tmp_path / "qrels.txt").write_text("q 0 d 1\n")
+    suite = "tasks: [{kind: retrieval, queries: queries.jsonl, qrels: QRELS}]"
+    (suites / "docs.yaml").write_text(suite.replace("QRELS", "../../qrels.txt"))
+    with pytest.raises(InvalidSpec, match=r"gates.suite: 'suites/../../qrels.txt' is not in the working directory"):
+        prepare(path)
+    (suites / "qrels.txt").write_text("q 0 d 1\n")
+    (suites / "docs.yaml").write_text(suite.replace("QRELS", "qrels.txt"))
+    assert {"suites/docs.yaml", "suites/queries.jsonl", "suites/qrels.txt"} <= set(contents(prepare(path).packages[0]))

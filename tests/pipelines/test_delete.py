@@ -8,13 +8,14 @@ from typing import Any
 import lance
 import numpy as np
 import pytest
-from job_maker import check_accounting, make_job, rows_of, run, write_jsonl, write_texts
+from job_maker import check_accounting, make_job, open_table, rows_of, run, write_jsonl, write_texts
 from run_maker import cut_short, held, lake_of, open_lance, work_folder
 
-from operators.errors import NotFound, SpecError, WriterConflict
+from operators.errors import GateRefused, NotFound, SpecError, WriterConflict
 from pipelines.state.ledger import read_runs
 from pipelines.upkeep.delete import allow_again, delete_objects
 from pipelines.upkeep.maintain import maintain_table
+from pipelines.upkeep.publish import publish_version
 from pipelines.upkeep.rollback import roll_back
 
 SECRET = "the secret diary of Q7xZ99vK"  # of which nothing may be left
@@ -150,6 +151,35 @@ def test_a_deletion_that_was_cut_short_is_finished_by_the_next(tmp_path: Path, m
     assert files_with_the_secret(tmp_path) == set()
     assert open_lance(job).tags.list()["prod"]["version"] == report["version"]
     assert run(job)["state"] == "unchanged"
+
+
+def test_what_was_measured_of_its_rows_is_gone_too(tmp_path: Path):
+    """Evaluations, and the rows that a gate on drift has named."""
+    job = make_texts(tmp_path, gates={"max_drift": 0.02})
+    chain = [{"op": "chunk_text", "column": "h", "max_tokens": 3, "overlap": 0}]
+    job |= {"preprocess": chain}
+    (tmp_path / "in" / NAME).unlink()
+    run(job)
+    open_table(job).evaluate({"tasks": [{"kind": "geometry"}]})
+    write_texts(tmp_path / "in", {NAME: " ".join(f"Q7xZ99vK{n} secret{n} diary{n}" for n in range(60))})
+    with pytest.raises(GateRefused, match=rf"max_drift, worst: row '{NAME}#"):
+        run(job)
+    publish_version(lake_of(job), "t", force=True, why="seen")
+    open_table(job).evaluate({"tasks": [{"kind": "geometry"}]})
+    assert {name.partition("/")[0] for name in files_with_the_secret(tmp_path)} >= {"_evals.lance", "_runs.lance"}
+    report = delete_objects(lake_of(job), "t", [NAME])
+    assert (report["evaluations_deleted"], report["proof"]["evaluations_of_these_objects"]) == (1, 0)
+    assert files_with_the_secret(tmp_path) == set()
+    assert len(open_table(job).evaluations()) == 1
+
+
+def test_gates_hold_no_deletion_up(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    job = make_texts(tmp_path, gates={"min_rows": 13})
+    run(job)
+    report = delete_objects(lake_of(job), "t", [NAME])
+    assert [(gate["name"], gate["held"], gate["value"]) for gate in report["gates"]] == [("min_rows", False, 12)]
+    assert "the table has 12 rows, 1 too few" in caplog.text
+    assert open_table(job).version == report["version"] and report["tags_moved"] == ["prod"]
 
 
 def interrupt(*_: object) -> None:

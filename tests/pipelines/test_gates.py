@@ -18,7 +18,7 @@ from run_maker import Here, cut_short, lake_of
 from operators.errors import GateRefused
 from pipelines.cli.main import app
 from pipelines.job.jobfile import parse_job
-from pipelines.publish.gates import RUN_REJECTS
+from pipelines.publish.run_gates import RUN_REJECTS
 from pipelines.state.ledger import read_report, read_runs
 from pipelines.state.manifest import Retry
 from pipelines.upkeep.maintain import maintain_table

@@ -23,7 +23,6 @@ from pipelines.state.ledger import (
     read_runs,
     record_run,
     sql_string,
-    was_published,
     write_rejects,
 )
 
@@ -85,17 +84,6 @@ def test_a_head_that_was_not_published_has_its_run(lake: Storage):
     assert find_base_run(lake, "t", 4) is None  # what it holds is not known
     record_run(lake, run("r2", 1, "discarded", head=2))
     assert find_base_run(lake, "t", 2) is None
-
-
-def test_what_was_published_under_a_tag(lake: Storage):
-    assert not was_published(lake, "t", 1, "prod")
-    record_run(lake, run("r1", 1))
-    record_run(lake, run("r2", 2, "maintained"))
-    record_run(lake, run("r3", 3, "refused"))
-    record_run(lake, run("r4", 4, tag=None))
-    assert [was_published(lake, "t", version, "prod") for version in (1, 2, 3, 4)] == [True, True, False, False]
-    assert not was_published(lake, "t", 1, "next")
-    assert not was_published(lake, "other", 1, "prod")
 
 
 def test_a_ledger_of_an_earlier_release_is_read_and_extended(lake: Storage):

@@ -29,9 +29,9 @@ from pipelines.publish.tags import (
     read_marks,
     set_tag,
     settle_tags,
-    versions_of,
 )
 from pipelines.state.lease import ENDED, LEASE_FOLDER, Lease, entry_name, hold_table, read_last
+from pipelines.state.tag_history import tags_of
 from pipelines.upkeep.maintain import maintain_table
 from pipelines.upkeep.rollback import roll_back
 
@@ -76,13 +76,13 @@ def paused(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> No
 
 
 def prod(table: lance.LanceDataset) -> int | None:
-    return versions_of(table).get("prod")
+    return tags_of(table).get("prod")
 
 
 def test_a_holder_makes_and_moves_a_tag(table: lance.LanceDataset, place: Storage):
     with hold_table(place, "a") as lease:
         for version in (2, 5, 3, 4, 6):
-            move_tag(lease, table, "prod", version)
+            move_tag(lease, table, "prod", version, "test")
             assert prod(table) == version
         assert read_marks(place) == {"prod": Mark(6)}
         settle_tags(lease, table)
@@ -91,12 +91,12 @@ def test_a_holder_makes_and_moves_a_tag(table: lance.LanceDataset, place: Storag
 
 def test_who_lost_the_table_before_does_not_touch_the_tag(table: lance.LanceDataset, place: Storage):
     lease = taken(place, "a")
-    move_tag(lease, table, "prod", 2)
+    move_tag(lease, table, "prod", 2, "test")
     expire(lease)
     with hold_table(place, "b") as other:
-        move_tag(other, table, "prod", 5)
+        move_tag(other, table, "prod", 5, "test")
         with pytest.raises(WriterConflict, match="another writer took the table over"):
-            move_tag(lease, table, "prod", 3)
+            move_tag(lease, table, "prod", 3, "test")
         assert prod(table) == 5
 
 
@@ -113,21 +113,21 @@ def test_who_loses_the_table_in_between_does_not_move_readers_back(
     """It sleeps between the proof of its lease and the move, and meanwhile a later version is published."""
     lease = taken(place, "a")
     if before is not None:
-        move_tag(lease, table, "prod", before)
+        move_tag(lease, table, "prod", before, "test")
     others: list[Lease] = []
 
     def meanwhile() -> None:
         expire(lease)
         other = taken(place, "b")
         settle_tags(other, table)
-        move_tag(other, table, "prod", 5)
+        move_tag(other, table, "prod", 5, "test")
         others.append(other)
         if end == "ended":
             other.give_back()
 
     paused(monkeypatch, meanwhile)
     with caplog.at_level(logging.WARNING), pytest.raises(WriterConflict, match="another writer took the table over"):
-        move_tag(lease, table, "prod", 3)
+        move_tag(lease, table, "prod", 3, "test")
     if end == "ended":
         assert prod(table) == 5  # by whom it had lost to, or by itself
     else:
@@ -147,7 +147,7 @@ def test_a_holder_that_died_as_it_moved_the_tag(
 ):
     """What it did stands, what it did not do is for the next one to do."""
     lease = taken(place, "a")
-    move_tag(lease, table, "prod", 2)
+    move_tag(lease, table, "prod", 2, "test")
 
     def die(*arguments: Any) -> None:
         if late:
@@ -156,12 +156,12 @@ def test_a_holder_that_died_as_it_moved_the_tag(
 
     with monkeypatch.context() as patches, pytest.raises(SystemExit):
         patches.setattr(tags, "set_tag", die)
-        move_tag(lease, table, "prod", 4)
+        move_tag(lease, table, "prod", 4, "test")
     ENDED.add(lease.token)
     with hold_table(place, "b") as other:
         settle_tags(other, table)
         assert prod(table) == (4 if late else 2)
-        move_tag(other, table, "prod", 6)
+        move_tag(other, table, "prod", 6, "test")
         assert read_marks(place) == {"prod": Mark(6, loose=(4,))}
     set_tag(table, "prod", 4)  # it was asleep, not dead
     with hold_table(place, "c") as other:
@@ -172,13 +172,13 @@ def test_a_holder_that_died_as_it_moved_the_tag(
 @pytest.mark.parametrize("version", [1, 3, 6, None])
 def test_a_tag_that_was_moved_by_hand_is_left_alone(table: lance.LanceDataset, place: Storage, version: int | None):
     with hold_table(place, "a") as lease:
-        move_tag(lease, table, "prod", 2)
+        move_tag(lease, table, "prod", 2, "test")
     table.tags.delete("prod") if version is None else set_tag(table, "prod", version)
     with hold_table(place, "b") as lease:
         settle_tags(lease, table)
         assert prod(table) == version
         assert read_marks(place)["prod"].at == version
-        move_tag(lease, table, "prod", 5)
+        move_tag(lease, table, "prod", 5, "test")
     assert prod(table) == 5
 
 
@@ -186,7 +186,7 @@ def test_a_note_that_comes_late_is_not_the_last(table: lance.LanceDataset, place
     stale = taken(place, "a")
     expire(stale)
     with hold_table(place, "b") as lease:
-        move_tag(lease, table, "prod", 5)
+        move_tag(lease, table, "prod", 5, "test")
         tags.write_marks(stale, {"prod": Mark(1, next=2)})
         assert read_marks(place)["prod"].at == 5
 
@@ -194,12 +194,12 @@ def test_a_note_that_comes_late_is_not_the_last(table: lance.LanceDataset, place
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_notes_that_cannot_be_read_say_nothing(table: lance.LanceDataset, place: Storage, damage: str):
     with hold_table(place, "a") as lease:
-        move_tag(lease, table, "prod", 2)
+        move_tag(lease, table, "prod", 2, "test")
         folder = place.child(TAGS_FOLDER)
         name = note_names(folder)[-1]
         folder.put(name, DAMAGE[damage](folder.fs.cat_file(folder.path(name))))
         assert read_marks(place) == {}
-        move_tag(lease, table, "prod", 5)
+        move_tag(lease, table, "prod", 5, "test")
     assert prod(table) == 5
 
 
