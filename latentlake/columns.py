@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from latentlake.provenance import vector_columns
+from latentlake.stored import MAP_KEY
 from latentlake.views import BM25, DISTANCE, SCORE
 from operators.errors import NotFound, did_you_mean
 
@@ -15,8 +16,9 @@ SCORES = (DISTANCE, SCORE, BM25)  # columns that a search adds by itself
 
 
 def default_columns(schema: pa.Schema) -> list[str]:
-    """All columns but vectors and hashes."""
-    left_out = {*vector_columns(schema), *HASHES}
+    """All columns but vectors, hashes and the coordinates of maps."""
+    maps = (field.name for field in schema if MAP_KEY in (field.metadata or {}))
+    left_out = {*vector_columns(schema), *HASHES, *maps}
     return [name for name in schema.names if name not in left_out]
 
 

@@ -16,6 +16,9 @@ Metric = Literal["cosine", "l2", "dot", "hamming"]
 VALUES = {"float32": pa.float32(), "float16": pa.float16(), "binary": pa.uint8()}
 BITS = 8
 PART_TYPES = {"_tokens": pa.int32(), "_truncated": pa.bool_()}  # endings of the columns beside a vector column of texts
+MAP_KEY = (
+    b"latentlake.map"  # in a field's metadata: what made the coordinates of a map, see `latentlake.exploration.maps`
+)
 UNIT_KEY = b"latentlake.unit"  # in a field's metadata: what a column of positions counts, see `operators.fan_out`
 
 

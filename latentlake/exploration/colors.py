@@ -71,5 +71,5 @@ def color_rows(name: str | None, column: pa.ChunkedArray | None, rows: int) -> C
     values = column.to_pylist()
     kind = column.type
     is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-    few = not pa.types.is_floating(kind) and len(set(values)) <= FEW_NUMBERS
+    few = is_number and not pa.types.is_floating(kind) and len(set(values)) <= FEW_NUMBERS
     return Coloring(name, values, is_number and not few, rows)

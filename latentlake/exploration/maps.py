@@ -16,8 +16,9 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
-from latentlake.exploration.points import MAP_KEY, pick_column, read_points, stream_points
+from latentlake.exploration.points import pick_column, read_points, stream_points
 from latentlake.formats import StoredFormat
+from latentlake.stored import MAP_KEY
 from operators.errors import MissingExtra, SpecError, unknown_name
 
 if TYPE_CHECKING:

@@ -11,13 +11,11 @@ import pyarrow as pa
 from latentlake.columns import HASHES
 from latentlake.filters import sql_string
 from latentlake.provenance import Provenance
-from latentlake.stored import PART_TYPES
+from latentlake.stored import MAP_KEY, PART_TYPES
 from operators.errors import SpecError
 
 if TYPE_CHECKING:
     from latentlake.table import Table
-
-MAP_KEY = b"latentlake.map"  # in the metadata of the field of a map's coordinates
 
 
 def pick_column(table: Table, column: str | None) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from latentlake.exploration.maps import MAP_KEY, MapProvenance
+from latentlake.exploration.maps import MapProvenance
+from latentlake.stored import MAP_KEY
 from operators.errors import NotFound, did_you_mean
 
 AXES = ("_x", "_y")

@@ -16,12 +16,13 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from latentlake.exploration.maps import FittedMap, fit_table
-from latentlake.exploration.points import MAP_KEY, points_of
+from latentlake.exploration.points import points_of
 from latentlake.exploration.stored_maps import axis_names, stored_maps
 from latentlake.lake import Lake
 from latentlake.provenance import Provenance
 from latentlake.query import QueryModels
 from latentlake.storage import Storage
+from latentlake.stored import MAP_KEY
 from latentlake.vectors import BATCH_ROWS, array_of
 from operators.errors import AccountingError, NotFound, SpecError, WriterConflict
 from pipelines.publish.indexes import indexes_after, known_indexes

@@ -18,6 +18,7 @@ from latentlake.exploration import maps
 from latentlake.exploration.maps import MapProvenance, fit_table
 from latentlake.exploration.points import points_of, unit
 from latentlake.provenance import FIELD_KEY, Provenance
+from latentlake.stored import MAP_KEY
 from operators.chain import Chain
 from operators.embedders.hashing import Config
 from operators.errors import NotFound, SpecError, UnknownName
@@ -112,7 +113,7 @@ def test_a_map_says_what_made_it(table: latentlake.Table):
     found = table.project("c", method="pca", seed=3)
     arrow = found.to_arrow()
     assert arrow.column_names == ["id", "x", "y"] and arrow["x"].type == "float"
-    made = MapProvenance.from_json(arrow.schema.field("x").metadata[maps.MAP_KEY])
+    made = MapProvenance.from_json(arrow.schema.field("x").metadata[MAP_KEY])
     assert made == found.provenance
     assert (made.column, made.method, made.version, made.rows_fitted) == ("c", "pca", table.version, ROWS - 1)
     assert made.fingerprint == table.provenance("c").fingerprint and made.settings == {"random_state": 3}

@@ -112,6 +112,10 @@ def test_colors_of_values():
     assert (without.tolist(), with_number.tolist()) == ([1], [0, 2])
     assert marker["color"].tolist() == [0.5, 2.5] and marker["showscale"]
     assert color_rows("c", pa.chunked_array([[1, 2, 1]]), 3).has_legend
+    assert [name for name, _, _ in color_rows("c", pa.chunked_array([[["a"], ["a"], ["b"]]]), 3).groups()] == [
+        "['a']",
+        "['b']",
+    ]
 
 
 def test_what_cannot_be(table: latentlake.Table, tmp_path: Path):

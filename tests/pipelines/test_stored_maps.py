@@ -62,6 +62,7 @@ def test_a_map_is_one_commit_with_its_provenance(job: dict[str, Any]):
     (kept,) = known_indexes(lake_of(job), "t", table.version).values()
     assert kept.rows == ROWS and kept.version == table.version
     assert read_runs(lake_of(job), "t")[0]["state"] == "mapped"
+    assert "text" in (shown := table.search("old words")[0]) and "m_x" not in shown
 
 
 def open_table_at(job: dict[str, Any], version: int) -> list[Any]:
