@@ -14,6 +14,8 @@ from latentlake.filters import explain_filter
 from latentlake.indexes import has_vector
 
 BATCH_ROWS = 8192
+# What Lance reads ahead of a slow reader; its own bounds are 2 GB and 16 batches.
+READ_AHEAD_BYTES, READ_AHEAD_BATCHES = 128 * 2**20, 4
 PLACE = "_rowoffset"  # Lance's: the number of a row in its version of a table
 
 
@@ -52,7 +54,11 @@ class Vectors:
 
     def _scan(self) -> Iterator[pa.RecordBatch]:
         for batch in self.dataset.scanner(
-            columns=list(self.columns), filter=self.where, batch_size=self.batch_rows
+            columns=list(self.columns),
+            filter=self.where,
+            batch_size=self.batch_rows,
+            io_buffer_size=READ_AHEAD_BYTES,
+            batch_readahead=READ_AHEAD_BATCHES,
         ).to_batches():
             if (kept := self._with_vectors(batch)).num_rows:
                 yield kept
