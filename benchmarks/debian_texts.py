@@ -64,8 +64,22 @@ def embed(texts: list[str], role: str, path: Path) -> np.ndarray:
     return vectors
 
 
-def load_texts(cache: Path, rows: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of descriptions (n, 384), and of titles of other packages and of the same (m, 384), made where the cache lacks them."""
+def by_words(texts: list[str], queries: list[str], dimension: int = 384) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of latent semantic analysis: tf-idf of the words, made `dimension` numbers by a truncated SVD. Seconds, without a model."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True, min_df=3, stop_words="english")
+    svd = TruncatedSVD(dimension, n_iter=2, random_state=0)
+    found = svd.fit_transform(words.fit_transform(texts)), svd.transform(words.transform(queries))
+    documents, asked = (vectors[np.linalg.norm(vectors, axis=1) > 1e-6].astype(np.float32) for vectors in found)
+    return documents, asked
+
+
+def load_texts(
+    cache: Path, rows: int, queries: int, model: str = "minilm", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of descriptions (n, 384), and of titles (m, 384), by MiniLM, made where the cache lacks them; or by words ("lsa")."""
     cache.mkdir(parents=True, exist_ok=True)
     if not (cache / "packages.txt").exists():
         lists = sorted(Path("/var/lib/apt/lists").glob("*_main_i18n_Translation-en*"))
@@ -76,8 +90,10 @@ def load_texts(cache: Path, rows: int, queries: int, seed: int = 0) -> tuple[np.
     packages = list(read_packages((cache / "packages.txt").read_text()).values())
     order = np.random.default_rng(seed).permutation(len(packages))
     asked = [packages[at][0] for at in order[:queries]]
-    titles = embed(asked, "query", cache / f"titles-{queries}.npy")
     kept = min(rows, len(packages))
+    if model == "lsa":
+        return by_words([packages[at][1] for at in order[:kept]], asked)
+    titles = embed(asked, "query", cache / f"titles-{queries}.npy")
     return embed([packages[at][1] for at in order[:kept]], "document", cache / f"descriptions-{kept}.npy"), titles
 
 

@@ -25,22 +25,22 @@ QUERIES = 32  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
-# Seconds for the choice and the build: some, and so many per number of the column, on two cores. About two thirds of what
-# IVF_PQ takes by its defaults (0.3 ms per vector of 384).
+# CPU seconds for the choice and the build, so that a busy machine chooses as an idle one: some, and so many per number of the
+# column. IVF_PQ takes some 0.6 ms of both cores per vector of 384 by its defaults.
 BUDGET_S = 10.0
-BUDGET_S_PER_NUMBER = 0.2e-3 / 384
+BUDGET_S_PER_NUMBER = 0.25e-3 / 384
 CHOICE_SHARE = 0.5  # of the budget; the rest is for the build
-SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq"})
+SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq", "ivf_rq, 8 bits"})  # labels
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kind of index as it did on the sample. Milliseconds and seconds of the whole table are estimated."""
+    """A kind of index as it did on the sample. Milliseconds and CPU seconds of the whole table are estimated."""
 
     name: str
     build: Mapping[str, Any]  # arguments of Lance's `create_index`; none: exact search
     recall: float = 0.0
-    p50_ms: float = math.inf  # on the sample
+    ms: float = math.inf  # on the sample, see `Trial.quiet_ms`
     table_ms: float = math.inf
     table_build_s: float = 0.0
     size_bytes: int = 0
@@ -59,7 +59,7 @@ class Choice:
 
 
 def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and `create_index` arguments of every kind that vectors can have, the most promising first."""
+    """Name and `create_index` arguments of every kind that vectors can have: first those that are built at once, the most promising first."""
     if metric == "hamming":
         return [("ivf_flat", {"index_type": "IVF_FLAT", "metric": metric})]
     parts = max(n for n in range(1, max(1, dimension // 8) + 1) if dimension % n == 0)
@@ -71,8 +71,8 @@ def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
         for name in ("ivf_flat", "ivf_sq", "ivf_hnsw_flat", "ivf_hnsw_sq")
     }
     pq: tuple[str, dict[str, Any]] = ("ivf_pq", {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts})
-    ordered = [rq[1], plain["ivf_hnsw_flat"], plain["ivf_sq"], plain["ivf_flat"], rq[4], plain["ivf_hnsw_sq"]]
-    ordered += [rq[8], rq[2], pq]
+    ordered = [rq[4], rq[1], plain["ivf_sq"], plain["ivf_flat"], rq[2]]  # built at once
+    ordered += [plain["ivf_hnsw_flat"], plain["ivf_hnsw_sq"], rq[8], pq]
     return [kind for kind in ordered if dimension % 8 == 0 or kind[0] != "ivf_rq"]
 
 
@@ -101,7 +101,7 @@ def choose(
     The sample, at most `SAMPLE_ROWS` and `SAMPLE_BYTES`, is copied to a temporary folder of this machine. Kinds are tried until
     their share of the budget is spent; one that would take longer to build than the rest of it is left out, and named.
     """
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     kind = vector_field(dataset, column).type
     width = kind.list_size * kind.value_type.bit_width // 8
     number = min(rows, SAMPLE_ROWS, SAMPLE_BYTES // width)
@@ -118,9 +118,9 @@ def choose(
         budget = BUDGET_S + BUDGET_S_PER_NUMBER * rows * kind.list_size
         found = [exact]
         for name, build in kinds_of(kind.list_size, metric):
-            spent = time.perf_counter() - began
+            spent = time.process_time() - cpu
             if spent > CHOICE_SHARE * budget:
-                reason = f"the choice had used its {CHOICE_SHARE * budget:.0f} s"
+                reason = f"the choice had used its {CHOICE_SHARE * budget:.0f} CPU seconds"
                 found.append(Candidate(name, build, left_out=reason))
                 continue
             found.append(trial.attempt(name, build, target, max_p95_ms, budget - spent))
@@ -151,26 +151,26 @@ class Trier:
     def exact(self) -> Candidate:
         """Exact search: its time grows with the table."""
         trial = run_trial(self.sample, self.column, self.metric, self.k, self.queries[:EXACT_QUERIES], self.truth, None)
-        return Candidate("exact", {}, 1.0, trial.p50_ms, trial.p50_ms * self.larger)
+        return Candidate("exact", {}, 1.0, trial.quiet_ms, trial.quiet_ms * self.larger)
 
     def attempt(
         self, name: str, build: Mapping[str, Any], target: float, max_p95_ms: float | None, left_s: float
     ) -> Candidate:
-        """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` seconds."""
+        """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` CPU seconds."""
         rows = self.sample.count_rows()
-        if name in SLOW and rows > 2 * SMALL_ROWS:
+        if label(build) in SLOW and rows > 2 * SMALL_ROWS:
             seconds = self._seconds(build, SMALL_ROWS)
             expected = seconds * (1 + self.larger) * rows / SMALL_ROWS
             if expected > left_s:
                 return Candidate(
                     name,
                     build,
-                    left_out=f"sample and table would take {expected:.0f} s to build",
+                    left_out=f"sample and table would take {expected:.0f} CPU seconds to build",
                     table_build_s=expected,
                 )
-        began = time.perf_counter()
+        began = time.process_time()
         self.sample.create_index(self.column, name="tried", replace=True, **build)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         trials = tune_effort(name, count_partitions(self.sample, "tried"), self.k, target, self._run)
         best = cheapest(trials, target, max_p95_ms) or max(trials, key=lambda trial: trial.recall)
         size = sum(segment.size_bytes for segment in describe(self.sample, "tried").segments)
@@ -178,8 +178,8 @@ class Trier:
             name,
             build,
             recall=best.recall,
-            p50_ms=best.p50_ms,
-            table_ms=self._scaled(name, best.p50_ms, min(trial.p50_ms for trial in trials)),
+            ms=best.quiet_ms,
+            table_ms=self._scaled(name, best.quiet_ms, min(trial.quiet_ms for trial in trials)),
             table_build_s=seconds * self.larger,
             size_bytes=round(size * self.larger),
             left_out="" if cheapest(trials, target) else f"finds {best.recall:.3f} at most",
@@ -189,15 +189,15 @@ class Trier:
         return run_trial(self.sample, self.column, self.metric, self.k, self.queries, self.truth, effort)
 
     def _seconds(self, build: Mapping[str, Any], rows: int) -> float:
-        """Seconds that building takes on the first `rows` of the sample."""
+        """CPU seconds that building takes on the first `rows` of the sample."""
         import lance
 
         part = lance.write_dataset(
             self.sample.scanner(limit=rows).to_reader(), f"{self.sample.uri}-part", mode="overwrite"
         )
-        began = time.perf_counter()
+        began = time.process_time()
         part.create_index(self.column, name="tried", replace=True, **build)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     def _scaled(self, name: str, ms: float, floor: float) -> float:
         """Milliseconds in the table: what is above the cheapest call grows with the rows, and in a graph with their logarithm."""
@@ -218,7 +218,7 @@ def decide(found: Sequence[Candidate], target: float, sample_rows: int, seconds:
     if exact.table_ms < EXACT_GAIN * best.table_ms:
         why = f"exact search takes {exact.table_ms:.1f} ms, {label(best.build)} {best.table_ms:.1f} ms: too little gain"
         return Choice(exact, why, list(found), seconds, sample_rows)
-    untried = [label(c.build) for c in others if math.isinf(c.p50_ms)]
+    untried = [label(c.build) for c in others if math.isinf(c.ms)]
     why = (
         f"{best.table_ms:.1f} ms estimated, exact search {exact.table_ms:.1f} ms; on {sample_rows} vectors {len(able)} "
         f"of {len(others) - len(untried)} kinds tried met recall {target}, and this is the fastest"

@@ -27,8 +27,8 @@ def is_graph(index: str) -> bool:
 def tune_effort(index: str, partitions: int, k: int, target: float, attempt: Try) -> list[Trial]:
     """Trials of the efforts that may be the cheapest to meet the target; see `cheapest`.
 
-    First the partitions that have to be probed, with all else at its most; then, there and a step above, how little of
-    the rest will do.
+    First the fewest partitions that have to be probed, with all else at its most; then, there and at more partitions, how
+    little of the rest will do.
     """
     memory: dict[Effort, Trial] = {}
 
@@ -40,8 +40,11 @@ def tune_effort(index: str, partitions: int, k: int, target: float, attempt: Try
     steps: Sequence[float] = SEARCH_EFFORTS if partitions > 1 else (1.0,)
     most = inner_lines(index, k, 1.0)
     if most and len(steps) > 1:
-        first = first_that_meets([replace(most[-1][-1], search_effort=step) for step in steps], target, tried)
-        steps = steps[first : first + 2] if first is not None else (1.0,)
+        line = [replace(most[-1][-1], search_effort=step) for step in steps]
+        first, last = first_that_meets(line, target, tried), len(steps) - 1
+        # Few partitions and many candidates may be slower than the other way round.
+        places = [last] if first is None else sorted({first, min(first + 1, last), (first + last) // 2, last})
+        steps = [steps[place] for place in places]
     lines = [line for step in steps for line in inner_lines(index, k, step)] or [[Effort(step) for step in steps]]
     for line in lines:
         first_that_meets(line, target, tried)
@@ -85,7 +88,7 @@ def cheapest(trials: Sequence[Trial], target: float, max_p95_ms: float | None = 
     """The fastest trial that meets the target, of those within the latency if there are such; None where none meets it."""
     meeting = [trial for trial in trials if meets(trial, target)]
     within = [trial for trial in meeting if max_p95_ms is None or trial.p95_ms <= max_p95_ms]
-    return min(within or meeting, key=lambda trial: trial.p50_ms, default=None)
+    return min(within or meeting, key=lambda trial: trial.quiet_ms, default=None)
 
 
 def raise_effort(effort: Effort, share: float, partitions: int, steps: int = 0) -> Effort:

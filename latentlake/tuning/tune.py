@@ -83,6 +83,8 @@ def tune_index(
 
 def pick(dataset: Any, column: str, metric: str, rows: int, type: IndexType, goal: Goal, queries: Queries) -> Choice:
     """The kind of index to build: chosen on a sample where it is left to us, else the one that is asked for."""
+    if not len(queries.tune):
+        return Choice(Candidate("exact", {}), "there are no queries to tune with")
     if type == "auto":
         asked = queries.tune[:QUERIES]
         return choose(dataset, column, metric, rows, asked, goal.k, goal.target_recall, goal.max_p95_ms)
@@ -106,8 +108,8 @@ def tune_search(
     best = find_effort(tuned, found, partitions) if found else None
     if found is not None and best is None:
         why += f"; on the table {found.type} did not meet it"
-    elif best is not None and best.p50_ms >= exact.p50_ms:
-        why += f"; on the table exact search is as fast ({exact.p50_ms:.1f} ms)"
+    elif best is not None and best.quiet_ms >= exact.quiet_ms:
+        why += f"; on the table exact search is as fast ({exact.quiet_ms:.1f} ms)"
         best = None
     effort = best.effort if best else None
     exact_rows = rows_searched_as_fast(rows, exact, best) if best else rows
@@ -151,7 +153,7 @@ def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | Non
 
 def rows_searched_as_fast(rows: int, exact: Trial, indexed: Trial) -> int:
     """So many rows are compared in the time that a search through the index takes."""
-    return int(rows * min(1.0, indexed.p50_ms / max(exact.p50_ms, 1e-6)))
+    return int(rows * min(1.0, indexed.quiet_ms / max(exact.quiet_ms, 1e-6)))
 
 
 def tune_filters(tuned: Column, effort: Effort, partitions: int, rows: int, exact_rows: int) -> list[FilteredSearch]:
@@ -164,7 +166,7 @@ def tune_filters(tuned: Column, effort: Effort, partitions: int, rows: int, exac
             for steps in range(FILTERED_STEPS):
                 raised = raise_effort(effort, share, partitions, steps)
                 trial = tuned.attempt(raised, share, FILTERED_QUERIES)
-                if trial.p50_ms >= exact.p50_ms:
+                if trial.quiet_ms >= exact.quiet_ms:
                     break
                 if meets(trial, tuned.goal.target_recall):
                     best = trial.effort

@@ -30,6 +30,16 @@ def tune(
     models: Annotated[
         list[str], typer.Option("--model", metavar="NAME=PATH", help="Path of a model on this machine; see `search`.")
     ] = [],  # noqa: B006
+    allow_downloads: Annotated[
+        bool, typer.Option("--allow-downloads", help="Download a model that the table names.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
+    ] = False,
+    allow_hosts: Annotated[
+        list[str],
+        typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
+    ] = [],  # noqa: B006
     wait: Wait = False,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
@@ -38,6 +48,7 @@ def tune(
     from latentlake.names import check_table_name
     from latentlake.query import QueryModels
     from latentlake.storage import open_storage
+    from latentlake.trust import Trust
     from latentlake.tuning.goal import Goal
     from pipelines.upkeep.tune import tune_table
 
@@ -49,7 +60,7 @@ def tune(
         table,
         chosen,
         Goal(target, k, max_p95_ms),
-        QueryModels(parse_options(models)),
+        QueryModels(parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts)),
         type=type,  # type: ignore[arg-type]  # an unknown one is refused where it is looked up
         queries=queries,
         wait=wait,

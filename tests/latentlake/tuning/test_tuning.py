@@ -209,6 +209,12 @@ def test_odd_tables_are_tuned_too(maker: LakeMaker, tmp_path: Path):
     report = build_index(few, "words", "cosine", "auto", None, Goal(0.95))
     assert report.tuned is not None
     assert (report.type, report.tuned.queries_from, report.tuned.measured.recall) == ("exact", "rows", 1.0)
+    zeros = write_vectors(LakeMaker(str(tmp_path / "zeros")), np.zeros((400, DIM), "f4"))  # no query comes of them
+    report = build_index(zeros, "words", "cosine", "ivf_flat", None, Goal(0.95))
+    assert report.tuned is not None and (report.type, report.tuned.why) == (
+        "exact",
+        "there are no queries to tune with",
+    )
     odd = write_vectors(LakeMaker(str(tmp_path / "odd")), make_vectors(1500, 1, 20))
     assert build_index(odd, "words", "cosine", "auto", None, Goal(0.95), queries(20)).type in (
         "ivf_sq",
