@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Keep = Literal["nearest", "farthest"]
 ALL_PAIRS_ROWS = 20_000  # up to so many rows each is compared with each other one
-PARTITION_ROWS = 10_000  # of a larger table, on average
+PARTITION_ROWS = 4_000  # of a larger table, on average
 PROBES = 2  # partitions that a row of a larger table is compared in: its own, and the next nearest
 BLOCK_ROWS = 1024  # compared at once with a partition
 MAX_PAIRS = 5_000_000  # 120 MB
