@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import boto3
 import lance
 import numpy as np
 import pyarrow as pa
@@ -322,6 +323,21 @@ def test_what_lies_in_the_lake_is_read_with_care(maker: LakeMaker):
     path.write_bytes(good)
     assert header_of(read_bridge(place, "t", "old", "new")) == header_of(bridge)
     assert folder_of(place, "t").list_names() == [path.name]
+
+
+def test_a_bridge_in_an_object_store(s3_endpoint: str):
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    options = {"aws_endpoint": s3_endpoint, "aws_region": "us-east-1", "allow_http": "true", **keys}
+    client = boto3.client("s3", "us-east-1", endpoint_url=s3_endpoint, **keys)
+    client.create_bucket(Bucket="bridges")
+    write(LakeMaker("s3://bridges/lake", options), "t", {"old": OLD, "new": NEW}, texts(60))
+    table = latentlake.connect("s3://bridges/lake", options).open("t")
+    assert table.bridges() == []
+    with pytest.raises(NotFound, match="latentlake align s3://bridges/lake t --from old --to new"):
+        table.search("w1", column="old", bridge="new")
+    bridge = table.align("old", "new", methods=["procrustes"])
+    assert [one.recall for one in table.bridges()] == [bridge.recall]
+    assert len(hits(table.search("w1 w2", column="old", bridge="new", k=3))) == 3
 
 
 def test_arrays_of_every_kind_of_map_are_known():

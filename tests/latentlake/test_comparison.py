@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from latentlake.comparison.coverage import count_vectors, match_rows
 from latentlake.comparison.neighbours import nearest_in, overlap_of, share_of
 from operators.chain import Chain
 from operators.embedders.hashing import Config
-from operators.errors import NotFound, SpecError
+from operators.errors import MissingExtra, NotFound, SpecError
 
 ROWS = 300
 RNG = np.random.default_rng(0)
@@ -278,6 +279,15 @@ def test_the_page_holds_all_and_runs_nothing(maker: LakeMaker, tmp_path: Path):
         assert str(shown) in page.text
     assert "<script>" not in found._repr_html_()
     json.dumps(found.to_json())
+
+
+def test_a_page_needs_jinja2_and_the_rest_does_not(maker: LakeMaker, monkeypatch: pytest.MonkeyPatch):
+    make(maker, "t", {"v": WIDE[:20], "w": NARROW[:20]})
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    found = open_table(maker, "t").compare(column="v", other_column="w")
+    assert "overlap@10" in str(found)
+    with pytest.raises(MissingExtra, match=r"pip install 'latentlake\[report\]'"):
+        found.to_html()
 
 
 @pytest.mark.slow
