@@ -100,13 +100,15 @@ def fit(
     rest = order[len(measured) :]
     pool = spaces[1].stored(old)
 
+    native = np.full((len(pool), k), -1)
+    asked = np.concatenate([measured, *(held for _, held in folds(rest))])
+    native[asked] = nearest_rows(pool[asked], pool, k, spaces[1].metric, asked)
+
     def recalls(rows: np.ndarray, mapped: np.ndarray) -> np.ndarray:
         """Of each row's native neighbours the share that its mapped vector finds."""
-        found = [
-            nearest_rows(queries, pool, k, spaces[1].metric, rows)
-            for queries in (pool[rows], spaces[1].stored(spaces[1].scale(mapped)))
-        ]
-        return np.array([len(np.intersect1d(a, b)) for a, b in zip(*found, strict=True)]) / k
+        queries = spaces[1].stored(spaces[1].scale(mapped))
+        found = nearest_rows(queries, pool, k, spaces[1].metric, rows)
+        return np.array([len(np.intersect1d(a, b)) for a, b in zip(found, native[rows], strict=True)]) / k
 
     def trial(candidate: Candidate) -> Tried:
         parts = [recalls(held, apply_map(candidate.fit(new[kept], old[kept]), new[held])) for kept, held in folds(rest)]

@@ -20,7 +20,7 @@ RANKS = (32, 64, 128, 256)
 HIDDEN = 256
 MLP_PAIRS = 10_000  # rows that the MLP is trained on, at most
 EPOCHS, PATIENCE = 60, 6  # without a better fit of the rows held out
-SMALL = 1e-6  # singular values below this share of the largest are rounding
+SMALL = 1e-6  # singular values below this share of all together are rounding
 
 Arrays = dict[str, np.ndarray]
 Fit = Callable[[np.ndarray, np.ndarray], Arrays]  # of float64 (n, p) and (n, q)
@@ -57,10 +57,11 @@ def fit_procrustes(x: np.ndarray, y: np.ndarray) -> Arrays:
     """
     means = x.mean(axis=0), y.mean(axis=0)
     products = (x - means[0]).T @ (y - means[1])
-    left, values, right = np.linalg.svd(products, full_matrices=False)
+    scale = SMALL * float(np.linalg.norm(products))
     if x.shape[1] == y.shape[1]:
-        left, values, right = np.linalg.svd(products + SMALL * values[0] * np.eye(x.shape[1]))
-    kept = values > SMALL / 100 * values[0]
+        products = products + scale * np.eye(x.shape[1])
+    left, values, right = np.linalg.svd(products, full_matrices=False)
+    kept = values > scale / 100
     weight = left[:, kept] @ right[kept]
     return packed({"weight": weight, "bias": means[1] - means[0] @ weight})
 
