@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,11 @@ class Coloring:
             there = np.isfinite(numbers)
             if not there.all():
                 yield "no value", np.flatnonzero(~there), {"color": OTHERS}
-            scale = {"colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": show_cell(self.name)}}}
+            scale = {
+                "colorscale": "Viridis",
+                "showscale": True,
+                "colorbar": {"title": {"text": escape(show_cell(self.name))}},
+            }
             yield show_cell(self.name), np.flatnonzero(there), {"color": numbers[there], **scale}
             return
         names = np.array([name_of(value) for value in self.values], dtype=object)

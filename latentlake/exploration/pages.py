@@ -5,7 +5,6 @@ A page's policy (Content-Security-Policy) forbids requests, and scripts other th
 
 from __future__ import annotations
 
-import json
 import secrets
 from typing import Any
 
@@ -19,6 +18,7 @@ def render_page(template: str, **values: Any) -> str:
     """A page of `templates/`, with plotly.js in it, about 5 MB. Raises `MissingExtra`."""
     try:
         import jinja2
+        from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as failure:
         raise MissingExtra("pages need plotly and jinja2: pip install 'latentlake[explore]'") from failure
@@ -30,19 +30,14 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     page = environment.get_template(template)
-    return page.render(nonce=secrets.token_urlsafe(16), plotly=jinja2.utils.markupsafe.Markup(get_plotlyjs()), **values)
-
-
-def script_json(values: Any) -> Any:
-    """Values as JSON that can stand in a script, marked as safe."""
-    from markupsafe import Markup
-
-    text = values if isinstance(values, str) else json.dumps(values)
-    for unsafe, safe in UNSAFE.items():
-        text = text.replace(unsafe, safe)
-    return Markup(text)
+    return page.render(nonce=secrets.token_urlsafe(16), plotly=Markup(get_plotlyjs()), **values)
 
 
 def figure_json(figure: Any) -> Any:
-    """A plotly figure as JSON that can stand in a script."""
-    return script_json(figure.to_json())
+    """A plotly figure as JSON that can stand in a script, marked as safe."""
+    from markupsafe import Markup
+
+    text = figure.to_json()
+    for unsafe, safe in UNSAFE.items():
+        text = text.replace(unsafe, safe)
+    return Markup(text)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from latentlake.table import Table
 
-ROWS = 10_000  # that are drawn, at most, unless the reader says otherwise
 GL_ROWS = 5_000  # more points than this are drawn by WebGL
 LABEL_COLUMNS, LABEL_CHARACTERS = 6, 160  # of what is shown beside the pointer
 SUFFIXES = (".html", ".png", ".pdf", ".svg")
@@ -255,7 +254,7 @@ def label_of(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def marker_size(rows: int) -> float:
     """Diameter of a point in pixels: smaller where there are many."""
-    return float(np.clip(60 / rows**0.35, 2.5, 9))
+    return float(np.clip(60 / max(rows, 1) ** 0.35, 2.5, 9))
 
 
 def plain(text: str) -> str:
