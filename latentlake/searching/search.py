@@ -99,8 +99,9 @@ def words_of(place: Place, request: Request) -> Any:
     if request.mode == "vector":
         return None
     columns = choose_text_columns(place.dataset, request.text_column)
-    query = make_query(request.words, columns, request.match, request.fuzzy)
-    phrase, fuzzy = has_phrase(request.words, request.match), is_fuzzy(request.words, request.match, request.fuzzy)
+    words = request.query if request.mode == "text" else request.words
+    query = make_query(words, columns, request.match, request.fuzzy)
+    phrase, fuzzy = has_phrase(words, request.match), is_fuzzy(words, request.match, request.fuzzy)
     check_indexes(place.dataset, columns, phrase, fuzzy)
     return query
 

@@ -496,6 +496,8 @@ def test_hits_are_ranked_again(many: latentlake.Table, query: np.ndarray):
     assert {row["id"]: row["_bm25"] for row in found} == {row["id"]: bm25[row["id"]] for row in found}
     near = many.search(query, text="fox", column="v", rerank=Longest(), k=3)
     assert set(near[0]) >= {"_score", "_distance"}
+    owls = many.search(lance.query.MatchQuery("owl", "text"), mode="text", text="fox", rerank=Longest(), k=5)
+    assert all("owl" in row["text"].split() for row in owls)  # the query is searched for, its words are ranked by
     with pytest.raises(SpecError, match="words are a str"):
         many.search(query, column="v", rerank=Longest())
     two = SimpleNamespace(predict=lambda pairs: np.ones((len(pairs), 2)))
