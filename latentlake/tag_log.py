@@ -6,7 +6,7 @@ The log lies in the table's folder of work, one small object per move. Writers h
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 WORK_FOLDER = "_latentlake"  # of a lake: what writers keep beside its tables, in a folder per table
 LOG_FOLDER = ("tags", "log")  # in a table's folder of work; releases before this one leave what they do not know there
 ONE, MANY = ".json", ".jsonl"
-KEPT_SINGLE = 200  # moves that have an object of their own; older ones stand together in one
+KEPT_SINGLE = 50  # moves that keep an object of their own; older ones stand together in one
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_moves(work: Storage) -> list[TagMove]:
     folder = log_folder(work)
     while True:
         try:
-            found = {move.number: move for name in entry_names(folder) for move in read_entry(folder, name)}
+            found = {move.number: move for move in read_entries(folder, entry_names(folder))}
         except FileNotFoundError:
             continue  # entries were put together meanwhile
         return [found[number] for number in sorted(found)]
@@ -74,7 +74,7 @@ def fold_moves(work: Storage) -> None:
     old = entry_names(folder)[:-KEPT_SINGLE]
     if len(old) < KEPT_SINGLE:
         return
-    lines = [FORMAT.write(asdict(move)) for name in old for move in read_entry(folder, name)]
+    lines = [FORMAT.write(asdict(move)) for move in read_entries(folder, old)]
     last = int(old[-1].partition(".")[0])
     folder.put(name_of(last, MANY), "".join(f"{line}\n" for line in lines).encode())
     for name in old:
@@ -82,13 +82,15 @@ def fold_moves(work: Storage) -> None:
             folder.remove(name)
 
 
-def read_entry(folder: Storage, name: str) -> Iterator[TagMove]:
-    """The moves that one object holds."""
-    for line in folder.fs.cat_file(folder.path(name)).splitlines():
-        try:
-            yield FORMAT.check(ADAPTER, FORMAT.read(line))
-        except Unreadable as failure:
-            log.warning("%s: %s", name, failure)
+def read_entries(folder: Storage, names: Sequence[str]) -> Iterator[TagMove]:
+    """The moves that objects of the log hold, which are read at once; what cannot be read is left out."""
+    found = folder.fs.cat([folder.path(name) for name in names]) if names else {}
+    for path, content in found.items():
+        for line in content.splitlines():
+            try:
+                yield FORMAT.check(ADAPTER, FORMAT.read(line))
+            except Unreadable as failure:
+                log.warning("%s: %s", path, failure)
 
 
 def entry_names(folder: Storage) -> list[str]:

@@ -25,7 +25,7 @@ from pipelines.flow.runners.base import Lives, Runner
 from pipelines.flow.runners.start import runner_ahead
 from pipelines.flow.shard import record_name
 from pipelines.job.checks import check_suite
-from pipelines.job.spec import GateSpec, JobSpec, PublishSpec
+from pipelines.job.spec import JobSpec, PublishSpec
 from pipelines.planning.budget import Budget, BudgetMeter
 from pipelines.planning.choice import RunnerName, check_runner
 from pipelines.planning.plan import Plan, resolve_models
@@ -47,7 +47,7 @@ from pipelines.publish.memory import PeakMemory
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.run_gates import gates_at_plan, gates_before_commit
 from pipelines.publish.subject import make_subject, models_of
-from pipelines.publish.tag_gates import gates_before_tag
+from pipelines.publish.tag_gates import gates_before_tag, recall_gates
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.publish.tally import Tally, read_records, readable_records
 from pipelines.publish.tuned import prepare_queries, stored_queries_of
@@ -337,11 +337,13 @@ class Run:
         """The gates of exactly the version that is tagged next. Of a sample of the source only the index is judged."""
         spec, version = self.plan.spec, self.head
         assert version is not None
-        gates = spec.gates if spec.limit is None else GateSpec(min_recall=spec.gates.min_recall)
+        least = spec.gates.min_recall
+        if spec.limit is not None or not spec.gates.reads_version:
+            return [] if least is None else recall_gates(least, recalls, version, measured_at)
         lake, name = spec.table.lake, spec.table.name
         # For the models of another job's version nobody vouches here but the table itself.
         subject = make_subject(lake, name, version, spec.publish.tag, spec.columns, models_of(spec), QueryModels({}))
-        return gates_before_tag(gates, subject, recalls, measured_at)
+        return gates_before_tag(spec.gates, subject, recalls, measured_at)
 
     def _tag(self) -> None:
         """Put the tag that readers follow on the version that was gated."""

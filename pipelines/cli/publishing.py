@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from operators.errors import GateRefused
 from pipelines.cli.options import (
     AllowDownloads,
     AllowHosts,
@@ -58,17 +61,20 @@ def publish(
     from pipelines.upkeep.publish import publish_version
 
     check_table_name(table)
-    done = publish_version(
-        open_storage(uri, parse_options(options)),
-        table,
-        version,
-        tag,
-        force=force,
-        why=why,
-        job=None if job is None else load_job(job),
-        models=QueryModels(parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)),
-        wait=wait,
-    )
+    with told_if_refused(as_json):
+        done = publish_version(
+            open_storage(uri, parse_options(options)),
+            table,
+            version,
+            tag,
+            force=force,
+            why=why,
+            job=None if job is None else load_job(job),
+            models=QueryModels(
+                parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
+            ),
+            wait=wait,
+        )
     print_move(f"{uri}/{table}", done, as_json)
 
 
@@ -105,18 +111,21 @@ def promote(
     from pipelines.upkeep.promote import promote as promote_tag
 
     check_table_name(table)
-    done = promote_tag(
-        open_storage(uri, parse_options(options)),
-        table,
-        source,
-        tag,
-        condition,
-        suite=None if suite is None else str(suite),
-        why=why,
-        job=None if job is None else load_job(job),
-        models=QueryModels(parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)),
-        wait=wait,
-    )
+    with told_if_refused(as_json):
+        done = promote_tag(
+            open_storage(uri, parse_options(options)),
+            table,
+            source,
+            tag,
+            condition,
+            suite=None if suite is None else str(suite),
+            why=why,
+            job=None if job is None else load_job(job),
+            models=QueryModels(
+                parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
+            ),
+            wait=wait,
+        )
     print_move(f"{uri}/{table}", done, as_json)
 
 
@@ -170,6 +179,17 @@ def told_of(move: Any) -> dict[str, Any]:
     if move is None:
         return dict.fromkeys(("time", "who", "by", "why"))
     return {"time": move.time.isoformat(timespec="seconds"), "who": move.who, "by": move.by, "why": move.why}
+
+
+@contextmanager
+def told_if_refused(as_json: bool) -> Iterator[None]:
+    """Print, as JSON, what the gates found where they refuse."""
+    try:
+        yield
+    except GateRefused as refusal:
+        if as_json and refusal.report is not None:
+            print(json.dumps(refusal.report))
+        raise
 
 
 def print_move(table: str, done: dict[str, Any], as_json: bool) -> None:

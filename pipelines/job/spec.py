@@ -160,9 +160,9 @@ class GateSpec(Section):
         return self
 
     @property
-    def compares(self) -> bool:
-        """Whether a version is compared with the one that the tag marks."""
-        return self.max_drop is not None or self.max_drift is not None
+    def reads_version(self) -> bool:
+        """Whether a gate before the tag looks at the version itself, and not at its indexes alone."""
+        return any(asked is not None for asked in (self.min_rows, self.suite, self.max_drift))
 
     def to_json(self) -> dict[str, Any]:
         """The section without what it does not ask for: it reads as one of a release that did not know that. The suite's path is absolute."""

@@ -50,7 +50,7 @@ def suite_gates(gates: GateSpec, subject: Subject) -> list[Gate]:
         asked = [(name, measure, least) for (name, measure), least in floors.items()]
         asked += [("max_drop", measure, most) for measure, most in drops.items()]
         told = f"version {subject.table.version} cannot be measured by the suite '{gates.suite}'"
-        return [not_asked(*key, told, failure) for key in asked]
+        return [not_asked(*key, told, str(failure)) for key in asked]
     found = [gate for key, least in floors.items() for gate in floor_gates(*key, least, after)]
     return found + (list(drop_gates(drops, after, suite, subject)) if drops else [])
 
@@ -111,16 +111,17 @@ def floor_gates(gate: str, measure: str, least: float, found: Evaluation) -> Ite
 
 def drop_gates(drops: Mapping[str, float], after: Evaluation, suite: Suite, subject: Subject) -> Iterator[Gate]:
     """One gate for each result of each measure that may not drop by much, next to the version that the tag marks."""
-    if subject.before is None:
+    if subject.before is None or not set(subject.columns) & set(subject.before.vector_columns):
+        new = "" if subject.before is None else ": all columns are new"
         for measure, most in drops.items():
-            yield nothing_before("max_drop", most, subject, f"{measure} is compared with nothing", measure)
+            yield nothing_before("max_drop", most, subject, f"{measure} is compared with nothing{new}", measure)
         return
     try:
         before = subject.made.of(subject.before, suite, subject.columns)
     except (LatentLakeError, OSError) as failure:
         told = f"version {subject.before.version}, which the tag marks, cannot be measured by the suite '{suite.name}'"
         for measure, most in drops.items():
-            yield not_asked("max_drop", measure, most, told, failure)
+            yield not_asked("max_drop", measure, most, told, str(failure))
         return
     known = {result.key for result in before.results}
     for measure, most in drops.items():
@@ -145,8 +146,8 @@ def drop_gates(drops: Mapping[str, float], after: Evaluation, suite: Suite, subj
 def drop_gate(most: float, before: Evaluation, after: Evaluation, result: Result) -> Gate:
     """How far a result has dropped, over the queries that both versions were asked."""
     (found,) = compare(before, after, pairs=[(result.key, result.key)])
-    low, high = (None, None) if found.low is None or found.high is None else (-found.high, -found.low)
-    drop = -found.value
+    low, high = (None, None) if found.low is None or found.high is None else (0 - found.high, 0 - found.low)
+    drop = found.before - found.after
     moved = f"dropped by {drop:.4f}" if drop >= 0 else f"rose by {-drop:.4f}"
     return Gate(
         name="max_drop",
@@ -176,10 +177,10 @@ def nothing_before(
 
 
 def not_asked(
-    gate: str, measure: str | None, limit: float, what: str, failure: Exception | None = None, column: str | None = None
+    gate: str, measure: str | None, limit: float, what: str, failure: str = "", column: str | None = None
 ) -> Gate:
-    """A gate that cannot be asked: it does not hold."""
-    reason, _, remedy = str(failure).partition("\n") if failure is not None else ("", "", "")
+    """A gate that cannot be asked: it does not hold. The first line of `failure` says why, the others what would help."""
+    reason, _, remedy = failure.partition("\n")
     return Gate(
         name=gate,
         moment="tag",

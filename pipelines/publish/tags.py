@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from latentlake.formats import StoredFormat
 from latentlake.storage import Storage
-from latentlake.tag_log import TagMove, write_move
+from latentlake.tag_log import TagMove, fold_moves, write_move
 from operators.batch import describe
 from operators.errors import Unreadable, WriterConflict
 from pipelines.state.lease import Lease, hold_table
@@ -75,6 +75,7 @@ def move_tag(lease: Lease, dataset: Any, tag: str, version: int, why: str) -> No
         raise
     if at != version:
         write_move(lease.place, move)
+        fold_moves(lease.place)
     write_marks(lease, marks | {tag: replace(mark, at=version)})
 
 

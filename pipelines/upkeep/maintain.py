@@ -20,7 +20,6 @@ from latentlake.bridges.store import FOLDER as BRIDGES_FOLDER
 from latentlake.evaluation.records import EVALS_TABLE
 from latentlake.indexes import describe_indexes, merge_index
 from latentlake.storage import Storage
-from latentlake.tag_log import fold_moves
 from latentlake.tuning.queries import QUERIES_FOLDER
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.flow.columns import read_merged
@@ -106,7 +105,6 @@ def maintain_table(
         report["versions_removed"] = retire_versions(after, keep, resumable)
         report["orphans_removed"] = remove_orphans(lake, table, orphans, resumable)
         report["folders_removed"] = remove_folders(lake, table, resumable)
-        fold_moves(folder)
         for name in (RUNS_TABLE, EVALS_TABLE, rejects_name(table)):
             tidy(lake, name, keep)
     return {**report, "seconds": round(time.time() - began, 3)}

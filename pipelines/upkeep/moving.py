@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 from lance import LanceDataset
 
@@ -39,10 +38,10 @@ class Held:
         """What its tags have marked."""
         return read_tag_history(self.lake, self.table, self.tags)
 
-    def move(self, tag: str, version: int, state: str, gates: Sequence[Gate], why: str, **told: Any) -> None:
-        """Move a tag; the ledger has `state`, and `told` beside the gates in its report. Raises `WriterConflict`."""
+    def move(self, tag: str, version: int, state: str, gates: Sequence[Gate], why: str, forced: bool = False) -> None:
+        """Move a tag, and write the ledger's line of it; `forced`: whatever its gates say. Raises `WriterConflict`."""
         move_tag(self.lease, self.dataset, tag, version, why)
-        report: Mapping[str, Any] = {"gates": to_json(gates), "why": why, **told}
+        report = {"gates": to_json(gates), "why": why, "forced": forced}
         record_run(
             self.lake,
             {

@@ -77,7 +77,7 @@ def publish(
             raise
         log.warning("published by force: %s", str(refusal).splitlines()[0])
     if before != version:
-        found.move(tag, version, TAGGED, gates, why or "published", forced=force)
+        found.move(tag, version, TAGGED, gates, why or "published", force)
     return {
         "table": found.table,
         "tag": tag,

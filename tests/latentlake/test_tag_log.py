@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,16 +47,26 @@ def test_a_reader_that_meets_the_folding_reads_again(work: Storage, monkeypatch:
     monkeypatch.setattr(tag_log, "KEPT_SINGLE", 2)
     for number in range(1, 9):
         write_move(work, move(number))
-    read, folded = tag_log.read_entry, []
+    read, folded = tag_log.read_entries, []
 
-    def read_late(folder: Storage, name: str):
+    def read_late(folder: Storage, names: Any) -> Any:
         if not folded:
             folded.append(True)
             fold_moves(work)
-        return read(folder, name)
+        return read(folder, names)
 
-    monkeypatch.setattr(tag_log, "read_entry", read_late)
+    monkeypatch.setattr(tag_log, "read_entries", read_late)
     assert read_moves(work) == [move(number) for number in range(1, 9)]
+
+
+def test_in_an_object_store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tag_log, "KEPT_SINGLE", 3)
+    work = open_storage("s3://lake/tag-log", {"aws_endpoint": s3_endpoint})
+    for number in range(1, 9):
+        write_move(work, move(number))
+        fold_moves(work)
+        assert read_moves(work) == [move(earlier) for earlier in range(1, number + 1)]
+    assert len(entry_names(log_folder(work))) < 6
 
 
 def test_a_fold_that_was_cut_short_is_no_second_move(work: Storage, monkeypatch: pytest.MonkeyPatch):

@@ -339,6 +339,8 @@ def test_the_commands(tmp_path: Path):
     add(tmp_path, job, "more", "candidate")
     done = json.loads(told("promote", lake, "t", "candidate", "prod", "--if", "rows >= prod + 1", "--json"))
     assert (done["version_before"], done["version"]) == (1, 2)
+    refused = latentlake_here("promote", lake, "t", "candidate", "prod", "--if", "rows > 9", "--json", cwd=tmp_path)
+    assert [gate["held"] for gate in json.loads(refused.stdout)["gates"]] == [False, True]
     assert "--if asks for rows > 9." in told("promote", lake, "t", "candidate", "prod", "--if", "rows > 9", code=3)
     assert "tag 'prod' is at version 1, it was at 2" in told("rollback", lake, "t", "--why", "worse")
     rows = json.loads(told("tags", lake, "t", "--log", "--json"))

@@ -91,6 +91,21 @@ def test_a_drop_is_allowed_by_measure(tmp_path: Path):
     assert "RR of 'h' (retrieval) dropped by" in told and "gates.max_drop allows 0.0100." in told
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["alone", "beside the old one"])
+def test_a_new_column_is_compared_with_nothing(tmp_path: Path, old: bool):
+    suite, first = write_suite(tmp_path), measured_job(tmp_path)
+    run(first)
+    embed = [*(first["embed"] if old else ()), {**first["embed"][0], "column": "g", "dim": 100}]
+    report = run({**first, "embed": embed, "gates": {"suite": suite, "max_drop": {"rr": 0.1}, "max_drift": 0.1}})
+    found = {(gate["name"], gate["column"]): gate["why"] for gate in report["gates"] if gate["moment"] == "tag"}
+    if old:
+        assert found["max_drop", "g"] == "column 'g' is new: its RR is compared with nothing"
+        assert "RR of 'h' (retrieval) dropped by 0.0000" in found["max_drop", "h"]
+    else:
+        assert found["max_drop", None] == "rr is compared with nothing: all columns are new"
+    assert found["max_drift", "g"] == "the vectors of 'g' are compared with nothing: the column is new"
+
+
 def test_the_run_after_gates_what_was_left_unpublished_again(tmp_path: Path):
     suite = write_suite(tmp_path)
     run(measured_job(tmp_path))
