@@ -21,13 +21,13 @@ from latentlake.vectors import Vectors
 SAMPLE_ROWS = 50_000
 SAMPLE_BYTES = 128 * 2**20
 SMALL_ROWS = 2048  # what a kind that builds slowly is timed on first
-QUERIES = 32  # of those that tune
+QUERIES = 24  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
 # CPU seconds for the choice and the build, so that a busy machine chooses as an idle one: some, and so many per number of the
 # column. IVF_PQ takes some 0.6 ms of both cores per vector of 384 by its defaults.
-BUDGET_S = 10.0
+BUDGET_S = 20.0
 BUDGET_S_PER_NUMBER = 0.25e-3 / 384
 CHOICE_SHARE = 0.5  # of the budget; the rest is for the build
 SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq", "ivf_rq, 8 bits"})  # labels

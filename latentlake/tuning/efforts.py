@@ -76,12 +76,12 @@ def first_that_meets(line: Sequence[Effort], target: float, attempt: Try) -> int
     return low
 
 
-def meets(trial: Trial, target: float) -> bool:
-    """Whether a trial meets the target with what its queries leave open: by a standard error, for others will be asked."""
+def meets(trial: Trial, target: float, errors: float = 1.0) -> bool:
+    """Whether a trial meets the target by so many standard errors: other queries will be asked, and the luckiest trial is chosen."""
     missed = trial.due - trial.met
     due = max(1, trial.due.sum())
     spread = math.sqrt(float(((missed - (1 - trial.recall) * trial.due) ** 2).sum())) / due
-    return trial.recall - spread >= target
+    return trial.recall - errors * spread >= target
 
 
 def cheapest(trials: Sequence[Trial], target: float, max_p95_ms: float | None = None) -> Trial | None:

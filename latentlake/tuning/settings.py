@@ -85,7 +85,7 @@ class SearchSettings:
     choice_s: float = 0.0  # of choosing the kind, on a sample
     size_bytes: int = 0  # of the index
     partitions: int = 0  # of each segment, when it was measured
-    segments: int = 0  # of the index, when it was measured
+    segments: tuple[str, ...] = ()  # of the index, when it was measured: their ids
     rows: int = 0  # vectors, when it was measured
     asked: IndexType = "auto"  # the type that was asked for
     why: str = ""  # why this index, in words

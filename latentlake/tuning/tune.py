@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentlake.indexes import IndexInfo, IndexType, choose_index, find_index
+from latentlake.indexes import IndexInfo, IndexType, choose_index, find_index, index_segments
 from latentlake.tuning.choice import QUERIES, Candidate, Choice, choose, count_partitions, describe
 from latentlake.tuning.efforts import cheapest, meets, raise_effort, tune_effort
 from latentlake.tuning.goal import Goal
@@ -20,6 +20,7 @@ from latentlake.tuning.trials import Trial, Truth, find_truth, run_trial
 
 SHARES = (0.5, 0.1, 0.01)  # of the rows that filters keep, which are measured
 COARSE = 96  # queries of a trial; what is chosen is tried with all that tune
+ERRORS = 2.0  # standard errors that what is chosen keeps above the target
 FILTERED_QUERIES = 64
 FILTERED_MEASURED = 200
 FILTERED_STEPS = 4  # how often the effort under a filter is raised; then the rows are compared exactly
@@ -127,7 +128,7 @@ def tune_search(
         max_p95_ms=goal.max_p95_ms,
         size_bytes=sum(s.size_bytes for s in describe(dataset, found.name).segments) if found and effort else 0,
         partitions=partitions,
-        segments=found.segments if found else 0,
+        segments=tuple(sorted(index_segments(dataset, column))),
         rows=rows,
         why=why,
     )
@@ -145,7 +146,7 @@ def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | Non
         if best is None:
             return None
         whole = tuned.attempt(best.effort)
-        if meets(whole, goal.target_recall):
+        if meets(whole, goal.target_recall, ERRORS):
             return whole
         trials = [trial for trial in trials if trial.recall > best.recall]
     return None
@@ -168,7 +169,7 @@ def tune_filters(tuned: Column, effort: Effort, partitions: int, rows: int, exac
                 trial = tuned.attempt(raised, share, FILTERED_QUERIES)
                 if trial.quiet_ms >= exact.quiet_ms:
                     break
-                if meets(trial, tuned.goal.target_recall):
+                if meets(trial, tuned.goal.target_recall, ERRORS):
                     best = trial.effort
                     break
         found.append(FilteredSearch(share, best, Measured(0, 0, 0, 0, 0, 0)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from latentlake.indexes import IndexInfo, IndexType, extend_index, find_index
+from latentlake.indexes import IndexInfo, IndexType, extend_index, find_index, index_segments
 from latentlake.tuning.choice import count_partitions
 from latentlake.tuning.goal import Goal
 from latentlake.tuning.queries import Queries
@@ -89,7 +89,7 @@ def check_tuned(
     now = replace(
         settings,
         partitions=count_partitions(dataset, found.name),
-        segments=found.segments,
+        segments=tuple(sorted(index_segments(dataset, column))),
         rows=rows,
         queries_from=asked.source,
     )
@@ -117,8 +117,8 @@ def bounds_passed(dataset: Any, column: str, rows: int, settings: SearchSettings
         return None
     if found.rows_unindexed > TAIL * max(1, found.rows_indexed):
         return f"the index lacks {found.rows_unindexed} rows"
-    if found.segments < settings.segments:
-        return "its segments were merged"
+    if not set(settings.segments) <= index_segments(dataset, column):
+        return "its segments are other ones"
     partitions = count_partitions(dataset, found.name)
     if not settings.partitions / PARTITIONS <= partitions <= settings.partitions * PARTITIONS:
         return f"it had {settings.partitions} partitions, and has {partitions}"

@@ -259,8 +259,22 @@ def test_an_extension_within_the_bounds_keeps_what_was_measured(maker: LakeMaker
     assert (report.added, report.rows) == (100, ROWS + 100)
     assert dataset.version == version + 1  # the extension alone
     null = write_vectors(maker, make_vectors(5, 8), mode="append", no_vector=range(5))
+    assert len(before.segments) == 1 and upkeep.bounds_passed(null, "words", ROWS + 100, before) is None
     assert build_index(null, "words", "cosine", "auto", None, None, none).tuned == before
     assert build_index(null, "words", "cosine", "auto", None, Goal(0.9, K), none).tuned == before
+
+
+@pytest.mark.usefixtures("slow_exact")
+def test_a_merge_of_segments_is_a_bound(maker: LakeMaker):
+    queries = split(make_vectors(80, 2), "file")
+    _, before = tuned_table(maker, make_vectors(ROWS, 1), queries)
+    dataset = write_vectors(maker, make_vectors(50, 7), mode="append")
+    build_index(dataset, "words", "cosine", "auto", None, None, lambda _: queries)
+    dataset.optimize.optimize_indices(num_indices_to_merge=2)
+    assert upkeep.bounds_passed(dataset, "words", ROWS + 50, before) == "its segments are other ones"
+    report = build_index(dataset, "words", "cosine", "auto", None, None, lambda _: queries)
+    assert report.measured_at is not None and report.measured_at > before.measured_at
+    assert build_index(dataset, "words", "cosine", "auto", None, None).tuned == report.tuned  # once is enough
 
 
 @pytest.mark.usefixtures("slow_exact")
@@ -285,7 +299,9 @@ def test_an_index_that_misses_its_target_is_tuned_again_then_built_again(
     dataset.create_index(
         "words", "IVF_RQ", name="words_idx", metric="cosine", num_bits=1, num_partitions=25, replace=True
     )
-    found = SearchSettings(**{**vars(before), "effort": Effort(0.0, 1), "index": "ivf_rq", "partitions": 4})
+    found = SearchSettings(
+        **{**vars(before), "effort": Effort(0.0, 1), "index": "ivf_rq", "partitions": 4, "segments": ()}
+    )
     write_settings(dataset, "words", found)
     assert "partitions" in str(upkeep.bounds_passed(dataset, "words", ROWS, found))
     report = build_index(dataset, "words", "cosine", "auto", None, None, lambda _: queries)
