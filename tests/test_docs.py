@@ -29,6 +29,7 @@ import latentlake
 from clusters import ClusterProfile, HeadNode, KubernetesOptions, LauncherOptions, RuntimeEnv, WorkerGroup
 from latentlake.building import IndexReport
 from latentlake.evaluation import load_suite, task_kinds
+from latentlake.evaluation.records import SCHEMA as EVALS_SCHEMA
 from latentlake.evaluation.suite import task_class
 from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS
 from latentlake.provenance import Provenance
@@ -171,6 +172,10 @@ def test_yaml_is_marked(text: str):
 @pytest.mark.parametrize("text", blocks("yaml", "# suite"))
 def test_suites_are_valid(text: str):
     assert load_suite(yaml.safe_load(text)).tasks
+
+
+def test_the_evaluation_page_has_every_column_of_the_records():
+    assert {field.name for field in EVALS_SCHEMA} <= set(documented(section("docs/evaluation.md", "Records")))
 
 
 @pytest.mark.parametrize("kind", task_kinds())
