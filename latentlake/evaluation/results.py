@@ -80,9 +80,7 @@ class Evaluation:
     settings: Mapping[str, Any]  # what else decided the figures: columns' fingerprints and indexes, seeds, sizes
     results: Sequence[Result]
     samples: Mapping[Key, Sample] = field(default_factory=dict, repr=False)
-    notes: Sequence[
-        str
-    ] = ()  # what a reader of the figures should know, such as judgements of objects that are missing
+    notes: Sequence[str] = ()  # what a reader of the figures should know, such as judged documents that are missing
 
     def find(
         self, measure: str, *, task: str | None = None, column: str | None = None, mode: str | None = None
