@@ -413,9 +413,16 @@ class Table(Explorable, Comparable):
     def _asked_by(self, bridge: str | None, column: str | Sequence[str] | None) -> Place:
         if bridge is None:
             return self._place
-        from latentlake.bridges.crossing import bridged
+        key = (bridge, column if isinstance(column, str | None) else tuple(column))
+        if key not in self._bridged:
+            from latentlake.bridges.crossing import bridged
 
-        return bridged(self._place, self._storage, column, bridge)
+            self._bridged[key] = bridged(self._place, self._storage, column, bridge)
+        return self._bridged[key]
+
+    @cached_property
+    def _bridged(self) -> dict[Any, Place]:
+        return {}  # each bridge is read once
 
     def _known(self, columns: Sequence[str]) -> list[str]:
         return known_columns(self.schema, columns, self.name)

@@ -36,12 +36,13 @@ def align(
     """Fit a bridge from the space of `new_column` to that of `column`, measure it, and keep it in the lake, beside the table.
 
     It is fitted on at most `sample` rows with vectors in both columns. `pairs` is another table, or another version, that has
-    `new_column`: with both columns, or with rows of the same id and content as `table`'s. See `fitting.fit` for the rest.
+    `new_column`: with both columns, or with rows of the same id and content as `table`'s. Both columns may have one name, where
+    the other version was rebuilt with another model. See `fitting.fit` for the rest.
     Raises `NotFound`, `SpecError`, `FingerprintMismatch` (the other table's `column` is of another model).
     """
     source = table if pairs is None else pairs
     stored, new = table.provenance(column), new_provenance(source, new_column, table)
-    if (source.uri, column) == (table.uri, new_column) or stored.fingerprint == new.fingerprint:
+    if stored.fingerprint == new.fingerprint:
         raise SpecError(
             f"columns '{column}' and '{new_column}' are of one model ({new.fingerprint[:8]}…): queries need no bridge."
         )
@@ -91,7 +92,7 @@ def read_pairs(
     table: Table, source: Table, column: str, new_column: str, sample: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stored vectors of both columns, (n, …) each, of the same rows at random. Raises `FingerprintMismatch`."""
-    if column in source.vector_columns:
+    if column in source.vector_columns and column != new_column:
         mine, theirs = table.provenance(column).fingerprint, source.provenance(column).fingerprint
         if mine != theirs:
             raise FingerprintMismatch(

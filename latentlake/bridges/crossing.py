@@ -50,8 +50,8 @@ def embed_across(place: Place, column: str, queries: Sequence[Any], kinds: Seque
 
 def check_models(bridge: Bridge, place: Place, lake: Storage) -> None:
     """Raise `FingerprintMismatch` unless the columns of the table are still those that the bridge was fitted for."""
-    held = {bridge.column: bridge.fingerprint, bridge.new_column: bridge.new_fingerprint}
-    for column, fingerprint in held.items():
+    held = [(bridge.column, bridge.fingerprint), (bridge.new_column, bridge.new_fingerprint)]
+    for column, fingerprint in held[:1] if bridge.column == bridge.new_column else held:
         now = place.provenances[column].fingerprint if column in place.provenances else None
         if now not in (None, fingerprint) or (now is None and column == bridge.column):
             raise FingerprintMismatch(

@@ -58,7 +58,7 @@ class Comparable:
         from latentlake.bridges.fitting import METHODS
 
         table = as_table(self)
-        return align(
+        bridge = align(
             table,
             table._storage,
             column,
@@ -69,6 +69,8 @@ class Comparable:
             methods=METHODS if methods is None else methods,
             seed=seed,
         )
+        table._bridged.clear()
+        return bridge
 
     def bridges(self) -> list[Bridge]:
         """The bridges that the lake keeps for this table, whatever version it is at. Raises `Unreadable`."""

@@ -63,6 +63,9 @@ def align(
     pairs: Annotated[
         str | None, typer.Option(metavar="TABLE", help="Another table that has the new column, perhaps of few rows.")
     ] = None,
+    pairs_at: Annotated[
+        str | None, typer.Option("--pairs-at", metavar="VERSION", help="Version or tag that has the new column.")
+    ] = None,
     sample: Annotated[int, typer.Option(help="Rows with both vectors to fit on, at most.")] = 20_000,
     methods: Annotated[
         list[str], typer.Option("--method", metavar="NAME", help="Try this kind of map only; repeat it for several.")
@@ -76,8 +79,9 @@ def align(
     from pipelines.cli.printing import print_facts
 
     lake = open_lake(uri, options)
+    source = None if pairs is None and pairs_at is None else open_at(lake, pairs or table, pairs_at)
     bridge = lake.open(table, tag=tag, version=version).align(
-        column, new_column, pairs=None if pairs is None else lake.open(pairs), sample=sample, methods=methods or None
+        column, new_column, pairs=source, sample=sample, methods=methods or None
     )
     print(json.dumps(bridge.facts())) if as_json else print_facts(bridge.facts())
 

@@ -219,6 +219,9 @@ def test_queries_of_the_new_model_search_the_old_column(lake: str):
     assert [hits(one) for one in many] == [by_text, by_text]
     like_a_row = hits(fresh.search(id="r7", column="old", bridge="new"))  # its vector is the column's own
     assert like_a_row == hits(fresh.search(id="r7", column="old"))
+    fresh.align("old", "new", methods=["procrustes"])  # which takes the place of the one that was read
+    again = hits(open_table(lake, "both").search(question, column="old", bridge="new"))
+    assert hits(fresh.search(question, column="old", bridge="new")) == again != by_text
     with pytest.raises(SpecError, match=r"takes vectors of shape \(128,\)"):
         fresh.search(np.ones(64), column="old", bridge="new")  # a vector of the old model needs no bridge
 
@@ -242,6 +245,23 @@ def test_pairs_of_another_old_model_are_refused(maker: LakeMaker):
         open_table(maker.uri, "t").align("old", "new", pairs=open_table(maker.uri, "pairs"))
     with pytest.raises(SpecError, match="are of one model"):
         open_table(maker.uri, "t").align("old", "old")
+
+
+def test_a_column_that_was_rebuilt_in_a_candidate_is_bridged_to_what_readers_have(maker: LakeMaker):
+    write(maker, "t", {"v": OLD}, texts(200))
+    dataset = lance.dataset(f"{maker.uri}/t.lance")
+    dataset.tags.create("prod", 1)
+    write(maker, "t", {"v": NEW}, texts(200), mode="overwrite")
+    dataset.tags.create("candidate", 2)
+    readers = open_table(maker.uri, "t")
+    with pytest.raises(SpecError, match="are of one model"):
+        readers.align("v", "v")
+    bridge = readers.align("v", "v", pairs=readers.checkout("candidate"), methods=["ridge"])
+    assert (bridge.pairs_version, bridge.version) == (2, 1) and bridge.recall > 0.6
+    question = texts(1, seed=4)[0]
+    assert len({*hits(readers.search(question, bridge="v"))} & {*hits(readers.search(question))}) >= 6
+    with pytest.raises(FingerprintMismatch, match="at version 2 it holds those of"):
+        readers.checkout("candidate").search(question, bridge="v")
 
 
 def test_a_bridge_is_refused_where_a_column_is_of_another_model_by_now(maker: LakeMaker):
@@ -363,7 +383,9 @@ def test_the_commands_of_the_page(tmp_path: Path):
     assert "kind: procrustes" in told[0] and "pairs_table: sample" in told[1] and len(told[2].splitlines()) > 5
     assert lance.dataset(f"{maker.uri}/notes.lance").version == 1  # nothing is written into the table
     done = latentlake_here(
-        "align", "lake", "notes", "--from", "old", "--to", "new", "--method", "ridge", "--json", cwd=tmp_path
+        *("align", "lake", "notes", "--from", "old", "--to", "new"),
+        *("--pairs-at", "1", "--method", "ridge", "--json"),
+        cwd=tmp_path,
     )
     found = json.loads(done.stdout)
     assert found["kind"] == "ridge" and {kind for kind, *_ in found["tried"]} == {"ridge"}
