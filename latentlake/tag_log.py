@@ -34,7 +34,7 @@ class TagMove:
     version: int | None  # the version that it marks since; None: the tag was removed
     moved_at: float  # seconds since the epoch
     who: str  # user@host
-    by: str  # what moved it: "job 'NAME'", "rollback", "publish", "promote", "maintain", "delete"
+    by: str  # what moved it: "job 'NAME'", "rollback", "publish", "promote", "maintain", "tune", "project", "delete"
     why: str
 
     @property

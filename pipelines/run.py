@@ -44,9 +44,10 @@ from pipelines.publish.accounting import count_run
 from pipelines.publish.gates import Gate, check_gates, to_json
 from pipelines.publish.indexes import known_indexes
 from pipelines.publish.memory import PeakMemory
+from pipelines.publish.query_models import models_of
 from pipelines.publish.report import actors_over_time, build_report
 from pipelines.publish.run_gates import gates_at_plan, gates_before_commit
-from pipelines.publish.subject import make_subject, models_of
+from pipelines.publish.subject import make_subject
 from pipelines.publish.tag_gates import gates_before_tag, recall_gates
 from pipelines.publish.tags import move_tag, settle_tags
 from pipelines.publish.tally import Tally, read_records, readable_records

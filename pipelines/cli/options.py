@@ -103,7 +103,7 @@ MaxCost = Annotated[
 ]
 
 
-JobGates = Annotated[
+GatesOf = Annotated[
     Path | None, typer.Option("--job", metavar="FILE", help="Ask the gates of this job instead of the stored one.")
 ]
 

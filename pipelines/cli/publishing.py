@@ -16,7 +16,7 @@ from pipelines.cli.options import (
     AllowHosts,
     AllowModels,
     AsJson,
-    JobGates,
+    GatesOf,
     LakeUri,
     ModelPaths,
     Options,
@@ -42,7 +42,7 @@ def publish(
         bool, typer.Option("--force", help="Move the tag whatever the gates say; --why is needed then.")
     ] = False,
     why: Why = "",
-    job: JobGates = None,
+    job: GatesOf = None,
     models: ModelPaths = [],  # noqa: B006
     allow_downloads: AllowDownloads = False,
     trust_remote_code: TrustCode = False,
@@ -92,7 +92,7 @@ def promote(
         Path | None, typer.Option("--suite", metavar="FILE", help="Measure by this suite. Default: that of the job.")
     ] = None,
     why: Why = "",
-    job: JobGates = None,
+    job: GatesOf = None,
     models: ModelPaths = [],  # noqa: B006
     allow_downloads: AllowDownloads = False,
     trust_remote_code: TrustCode = False,

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentlake.lake import Lake
-from latentlake.query import QueryModels, location_field
+from latentlake.query import QueryModels
 from latentlake.storage import Storage
 from latentlake.table import Table
-from latentlake.trust import Trust, host_of
-from operators.model_files import in_store
-from pipelines.job.spec import JobSpec
 from pipelines.publish.evaluations import Evaluations
 
 
@@ -56,18 +53,3 @@ def make_subject(
 def fingerprint(table: Table, column: str) -> str | None:
     """Fingerprint of a vector column; None where the table has none of that name."""
     return table.provenance(column).fingerprint if column in table.vector_columns else None
-
-
-def models_of(spec: JobSpec) -> QueryModels:
-    """The models that the queries of a job's own columns need: the job vouches for them, and says where they lie."""
-    configs = [embed.config for embed in spec.embed]
-    places = {
-        embed.column: str(getattr(embed.config, name)) for embed in spec.embed if (name := location_field(embed.config))
-    }
-    trust = Trust(
-        trust_remote_code=any(getattr(config, "trust_remote_code", False) for config in configs),
-        allow_downloads=True,
-        allow_hosts=[host for config in configs if (host := host_of(str(getattr(config, "base_url", None))))],
-        allow_models=[place for place in places.values() if in_store(place)],
-    )
-    return QueryModels(places, trust)

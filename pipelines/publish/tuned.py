@@ -10,16 +10,15 @@ import pyarrow as pa
 
 from latentlake.indexes import count_vectors
 from latentlake.provenance import Provenance, columns_of, read_provenance
-from latentlake.query import QueryModels
 from latentlake.storage import Storage
-from latentlake.trust import Trust, host_of
 from latentlake.tuning.gather import Embed, Place, bring_queries, gather_queries
 from latentlake.tuning.queries import Queries
 from latentlake.tuning.settings import read_settings
 from latentlake.tuning.upkeep import check_tuned
 from operators.errors import SpecError
-from pipelines.job.spec import EmbedSpec, JobSpec
+from pipelines.job.spec import JobSpec
 from pipelines.planning.schema import vector_fields
+from pipelines.publish.query_models import models_of
 from pipelines.state.ledger import WORK_FOLDER
 
 
@@ -40,22 +39,17 @@ def prepare_queries(spec: JobSpec) -> None:
                     embed.column,
                     stored,
                     index.queries,
-                    query_embedder(spec.table.name, embed, stored),
+                    query_embedder(spec, embed.column, stored),
                 )
             except SpecError as failure:
                 raise SpecError(f"index of '{embed.column}': {failure}") from failure
 
 
-def query_embedder(table: str, embed: EmbedSpec, stored: Provenance) -> Embed:
+def query_embedder(spec: JobSpec, column: str, stored: Provenance) -> Embed:
     """Embeds queries by the job's own model, which the job is trusted to name."""
-    config = embed.config
-    url = getattr(config, "base_url", None)
-    hosts = {host} if url is not None and (host := host_of(str(url))) else set()
-    places = {str(place) for place in (getattr(config, name, None) for name in ("model", "weights")) if place}
-    trust = Trust(trust_remote_code=True, allow_downloads=True, allow_hosts=hosts, allow_models=places)
 
     def embed_contents(contents: Sequence[str | bytes], modality: str | None) -> np.ndarray:
-        return QueryModels({}, trust).embed_many(table, embed.column, stored, contents, modality)
+        return models_of(spec).embed_many(spec.table.name, column, stored, contents, modality)
 
     return embed_contents
 
