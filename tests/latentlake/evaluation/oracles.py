@@ -19,6 +19,7 @@ from operators.chain import Chain
 from operators.embedders.sentence_transformers import Config
 
 Values = list[tuple[str, float, float]]
+ROUNDING = 5.1e-6  # MTEB rounds its scores to five digits
 TREC = {"nDCG@10": "ndcg_cut_10", "AP": "map", "R@100": "recall_100"}
 
 
