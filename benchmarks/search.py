@@ -8,6 +8,7 @@ are the least of `--rounds`, since other work on the machine only adds to them. 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -70,8 +71,8 @@ def milliseconds(search: Callable[[], object], queries: int) -> tuple[float, flo
     return (time.perf_counter() - began) * 1000 / queries, (time.process_time() - worked) * 1000 / queries
 
 
-def compare(table: latentlake.Table, queries: np.ndarray, rounds: int, exact: bool) -> str:
-    """A line of the table: times, their ratio, and recall, one by one and at once."""
+def compare(table: latentlake.Table, queries: np.ndarray, rounds: int, exact: bool) -> dict[str, float]:
+    """Times and recall, one by one and at once."""
 
     def one_by_one() -> list[latentlake.SearchResult]:
         return [table.search(query, k=K, exact=exact) for query in queries]
@@ -85,10 +86,22 @@ def compare(table: latentlake.Table, queries: np.ndarray, rounds: int, exact: bo
         for search in (one_by_one, at_once)
     ]
     times = [[milliseconds(search, len(queries)) for search in (one_by_one, at_once)] for _ in range(rounds)]
-    (single, single_cpu), (many, many_cpu) = np.min(times, axis=0)
-    wall = f"{single:>10.2f} {many:>8.2f} {single / many:>7.1f}"
-    cpu = f"{single_cpu:>8.2f} {many_cpu:>8.2f} {single_cpu / many_cpu:>7.1f}"
-    return f"{wall} {cpu} {recalls[0]:>12.3f} {recalls[1]:>8.3f}"
+    (single, single_cpu), (many, many_cpu) = np.min(times, axis=0).tolist()
+    return {
+        "single_ms": single,
+        "many_ms": many,
+        "single_cpu_ms": single_cpu,
+        "many_cpu_ms": many_cpu,
+        "single_recall": recalls[0],
+        "many_recall": recalls[1],
+    }
+
+
+def line(found: dict[str, float]) -> str:
+    """A line of the table."""
+    wall = f"{found['single_ms']:>10.2f} {found['many_ms']:>8.2f} {found['single_ms'] / found['many_ms']:>7.1f}"
+    cpu = f"{found['single_cpu_ms']:>8.2f} {found['many_cpu_ms']:>8.2f} {found['single_cpu_ms'] / found['many_cpu_ms']:>7.1f}"
+    return f"{wall} {cpu} {found['single_recall']:>12.3f} {found['many_recall']:>8.3f}"
 
 
 def main() -> None:
@@ -99,6 +112,7 @@ def main() -> None:
     )
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
     load = os.getloadavg()[0]
     print(f"pylance {version('pylance')}, numpy {np.__version__}, {os.cpu_count()} CPUs, load {load:.1f} at the start")
@@ -106,6 +120,7 @@ def main() -> None:
     head = f"{'single ms':>10} {'many ms':>8} {'ratio':>7} {'CPU ms':>8} {'many':>8} {'ratio':>7}"
     print(f"{'':28} {head} {'recall, one':>12} {'many':>8}")
     queries = make_vectors(asked.queries, DIMENSION, 2)
+    figures = {}
     for rows, exact in zip(asked.rows, (True, False), strict=True):
         with tempfile.TemporaryDirectory() as folder:
             table = make_table(folder, rows)
@@ -114,7 +129,10 @@ def main() -> None:
                 dataset.create_index("v", **(choose_index(max(rows, 20_000), DIMENSION, "cosine", "auto") or {}))
                 table = latentlake.connect(folder).open("t")
             name = f"{rows:,} rows, {'exact' if exact else table.indexes()[0].type}"
-            print(f"{name:28} {compare(table, queries, asked.rounds, exact)}", flush=True)
+            found = figures["exact" if exact else "index"] = compare(table, queries, asked.rounds, exact)
+            print(f"{name:28} {line(found)}", flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def main() -> int:
     if not data.is_dir():
         print(f"no data at {data}: set LATENTLAKE_TEST_DATA.", file=sys.stderr)
         return 2
+    os.environ["LATENTLAKE_TEST_DATA"] = str(data)  # for what is run in processes of its own
     held = True
     for issue in sorted(ISSUES):
         if issue >= asked.since:
@@ -88,7 +89,7 @@ def start_s3() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-ISSUES = (2, 3, 4, 9, 10, 11)
+ISSUES = (2, 3, 4, 9, 10, 11, 12)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -75,14 +75,14 @@ def open_table(job: Mapping[str, Any]) -> latentlake.Table:
     return latentlake.connect(job["table"]["uri"], job["table"].get("storage_options")).open(job["table"]["name"])
 
 
-def run_benchmark(setting: Setting, name: str, *arguments: str) -> dict[str, Any]:
+def run_benchmark(setting: Setting, name: str, *arguments: str) -> Any:
     """Run one of `benchmarks/` in a process of its own; what it found, also where it ends with 1 because that is not enough."""
     out = setting.folder / f"{name}.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(out), *arguments]
     done = subprocess.run(command, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
     if not out.exists():
         done.check_returncode()
-    return dict(json.loads(out.read_text()))
+    return json.loads(out.read_text())
 
 
 def prove(setting: Setting, target: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Line:
