@@ -114,6 +114,8 @@ LONG = "It is a test, or a measurement, of minutes to hours."
 SHARE = "It takes minutes. tests/test_scaling_benchmark.py runs a hundredth of it."
 # Not run, and why.
 NOT_RUN = {
+    'latentlake promote s3://lake/embeddings products candidate prod --if "ndcg@10 >= prod - 0.01"': "The pictures here "
+    "are judged by nobody. docs/publishing.md promotes in the same way, and that is run.",
     "kubectl -n embeddings create secret generic s3-keys --from-env-file keys.env": NO_KUBERNETES,
     "kubectl -n embeddings get rayjob docs -o yaml": NO_KUBERNETES,
     "kubectl apply -f docs-nightly.yaml": NO_KUBERNETES,
@@ -276,6 +278,7 @@ def folder(tmp_path: Path) -> Path:
     texts = [{"id": str(number), "text": f"how to return order {number}", "title": "t"} for number in range(3)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     (tmp_path / "cluster.yaml").write_text("kind: local\n")
+    (tmp_path / "suite.yaml").write_text("name: shape\ntasks: [{kind: geometry}]\n")
     (tmp_path / "red-shoe.jpg").write_bytes(product("red"))
     (tmp_path / "ids.txt").write_text("shoes/0040.jpg\n")
     return tmp_path
