@@ -11,14 +11,21 @@ TESTS = Path(__file__).parent
 RAY = "ray"
 # Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time.
 LONGEST = (
+    "tests/latentlake/evaluation/test_minilm.py",
     "tests/clusters/test_submit.py",
+    "tests/latentlake/test_maps.py",
     "tests/faults/test_flaky_s3.py",
     "tests/pipelines/test_gpus.py",
     "tests/operators/test_onnx.py",
     "tests/test_docs.py",
+    "tests/latentlake/tuning/test_tuning.py",
+    "tests/test_doc_commands.py",
     "tests/faults/test_run_credentials.py",
     "tests/pipelines/test_cluster.py",
     "tests/pipelines/test_cli.py",
+    "tests/pipelines/test_stored_maps.py",
+    "tests/test_notebooks.py",
+    "tests/pipelines/test_worse_model.py",
     "tests/pipelines/test_embedding.py",
     "tests/operators/test_embedders_contract.py",
     "tests/operators/test_memory_bounds.py",

@@ -37,6 +37,7 @@ def evaluation(setting: Setting) -> Line:
         setting,
         "Cranfield equals pytrec_eval on numpy rankings to 1e-6; STS-B, WordSim-353, analogies an independent computation; MTEB the same nDCG",
         "tests/latentlake/evaluation",
+        environment={"LATENTLAKE_ALL_DATA": "1"},
     )
 
 

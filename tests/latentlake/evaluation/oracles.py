@@ -23,9 +23,9 @@ ROUNDING = 5.1e-6  # MTEB rounds its scores to five digits
 TREC = {"nDCG@10": "ndcg_cut_10", "AP": "map", "R@100": "recall_100"}
 
 
-def embed_cranfield(lake: str, data: Path, model: str) -> latentlake.Table:
-    """The abstracts of Cranfield with the model's vectors; `object_id` is the number of the abstract."""
-    rows = [r for r in pq.read_table(data / "cranfield" / "corpus.parquet").to_pylist() if r["text"].strip()]
+def embed_cranfield(lake: str, data: Path, model: str, most: int | None = None) -> latentlake.Table:
+    """The abstracts of Cranfield, or `most` of them, with the model's vectors; `object_id` is the number of the abstract."""
+    rows = [r for r in pq.read_table(data / "cranfield" / "corpus.parquet").to_pylist() if r["text"].strip()][:most]
     config = Config(model=model).resolve()
     texts, objects = [row["text"] for row in rows], [row["id"] for row in rows]
     LakeMaker(lake).write_texts("abstracts", texts, config=config, chain=Chain("text"), objects=objects)
