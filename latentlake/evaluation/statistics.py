@@ -150,6 +150,7 @@ def auc_of(data: np.ndarray) -> Figure:
     ranks = [midranks(scores) for _, scores in columns]
 
     def figure(weights: np.ndarray) -> float:
+        """The mean area over the classes, of rows that count as often as `weights` says."""
         areas = []
         for (member, _), ranked in zip(columns, ranks, strict=True):
             inside = float(weights[member].sum())

@@ -1,7 +1,7 @@
 """Rows of a table for Apple's embedding-atlas, which runs in an environment of its own. See docs/exploring.md.
 
-It brings torch, litellm and some 130 packages: it is never a dependency of ours. Its 0.26 draws maps by WebGPU alone; 0.22 does
-with WebGL.
+It needs torch, litellm and about 130 packages, so LatentLake does not depend on it. Version 0.26 draws maps by WebGPU alone; 0.22 also
+draws them by WebGL.
 """
 
 from __future__ import annotations

@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from operators.errors import InvalidSpec
-from pipelines.cli.options import AsJson, LakeUri, Options, TableName, Tag, Version, app, open_lake
+from pipelines.cli.options import (
+    AllowDownloads,
+    AllowHosts,
+    AllowModels,
+    AsJson,
+    LakeUri,
+    ModelPaths,
+    Options,
+    TableName,
+    Tag,
+    TrustCode,
+    Version,
+    app,
+    open_lake,
+    parse_options,
+)
 
 
 @app.command()
@@ -35,6 +50,11 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Evaluate both sides on this suite, see docs/evaluation.md.")
     ] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page (HTML), too.")] = None,
+    models: ModelPaths = [],  # noqa: B006
+    allow_downloads: AllowDownloads = False,
+    trust_remote_code: TrustCode = False,
+    allow_hosts: AllowHosts = [],  # noqa: B006
+    allow_models: AllowModels = [],  # noqa: B006
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +63,15 @@ def compare(
 
     if versions is None and columns is None and other is None:
         raise InvalidSpec(["name --versions BEFORE AFTER, --columns BEFORE AFTER, or another table."], "options")
-    lake = open_lake(uri, options)
+    lake = open_lake(
+        uri,
+        options,
+        models=parse_options(models),
+        trust_remote_code=trust_remote_code,
+        allow_downloads=allow_downloads,
+        allow_hosts=allow_hosts,
+        allow_models=allow_models,
+    )
     names = (table, table if other is None else other)
     marks = versions or (None, None)
     sides = [open_at(lake, name, mark) for name, mark in zip(names, marks, strict=True)]

@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from operators.errors import InvalidSpec
-from pipelines.cli.options import AsJson, LakeUri, Options, TableName, Tag, Version, app, open_table, parse_options
+from pipelines.cli.options import (
+    AllowDownloads,
+    AllowHosts,
+    AllowModels,
+    AsJson,
+    LakeUri,
+    ModelPaths,
+    Options,
+    TableName,
+    Tag,
+    TrustCode,
+    Version,
+    app,
+    open_table,
+    parse_options,
+)
 from pipelines.cli.printing import print_rows
 
 JOB_SUFFIXES = (".yaml", ".yml")
@@ -29,18 +44,11 @@ def evaluate(
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep the results in the lake.")] = True,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples that an interval stands on.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of samples, splits and resamples.")] = 0,
-    models: Annotated[
-        list[str],
-        typer.Option(
-            "--model", metavar="NAME=PATH", help="Path of a model on this machine, by revision, column or stored path."
-        ),
-    ] = [],  # noqa: B006
-    allow_downloads: Annotated[
-        bool, typer.Option("--allow-downloads", help="Download a model that the table names.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
-    ] = False,
+    models: ModelPaths = [],  # noqa: B006
+    allow_downloads: AllowDownloads = False,
+    trust_remote_code: TrustCode = False,
+    allow_hosts: AllowHosts = [],  # noqa: B006
+    allow_models: AllowModels = [],  # noqa: B006
     tag: Tag = None,
     version: Version = None,
     options: Options = [],  # noqa: B006
@@ -53,7 +61,13 @@ def evaluate(
     import latentlake
 
     lake = latentlake.connect(
-        uri, given, parse_options(models), trust_remote_code=trust_remote_code, allow_downloads=allow_downloads
+        uri,
+        given,
+        parse_options(models),
+        trust_remote_code=trust_remote_code,
+        allow_downloads=allow_downloads,
+        allow_hosts=allow_hosts,
+        allow_models=allow_models,
     )
     found = lake.open(name, tag=tag, version=version).evaluate(
         suite, columns=columns or None, resamples=resamples, seed=seed, record=record

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from operators.errors import InvalidSpec
 from pipelines.telemetry.logs import configure
 from pipelines.telemetry.spans import export_spans
+
+if TYPE_CHECKING:
+    from latentlake.query import QueryModels
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,6 +136,14 @@ AllowModels = Annotated[
         "--allow-model", metavar="PLACE", help="Load a model from this place in an object store, if the table names it."
     ),
 ]
+
+
+def query_models(models: list[str], downloads: bool, code: bool, hosts: list[str], places: list[str]) -> QueryModels:
+    """The models that a command may load for queries, as its options `--model` to `--allow-model` say."""
+    from latentlake.query import QueryModels
+    from latentlake.trust import Trust
+
+    return QueryModels(parse_options(models), Trust(code, downloads, hosts, places))
 
 
 def open_lake(uri: str, options: list[str], **trust: Any) -> Any:

@@ -26,6 +26,7 @@ from pipelines.cli.options import (
     app,
     open_table,
     parse_options,
+    query_models,
 )
 from pipelines.cli.printing import print_rows
 
@@ -54,9 +55,7 @@ def publish(
 ) -> None:
     """Ask a version's gates, and move the tag to it if they hold (exit code 3 if not)."""
     from latentlake.names import check_table_name
-    from latentlake.query import QueryModels
     from latentlake.storage import open_storage
-    from latentlake.trust import Trust
     from pipelines.job.jobfile import load_job
     from pipelines.upkeep.publish import publish_version
 
@@ -70,9 +69,7 @@ def publish(
             force=force,
             why=why,
             job=None if job is None else load_job(job),
-            models=QueryModels(
-                parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
-            ),
+            models=query_models(models, allow_downloads, trust_remote_code, allow_hosts, allow_models),
             wait=wait,
         )
     print_move(f"{uri}/{table}", done, as_json)
@@ -104,9 +101,7 @@ def promote(
 ) -> None:
     """Put one tag on the version that another marks, if a condition and the gates hold (exit code 3 if not)."""
     from latentlake.names import check_table_name
-    from latentlake.query import QueryModels
     from latentlake.storage import open_storage
-    from latentlake.trust import Trust
     from pipelines.job.jobfile import load_job
     from pipelines.upkeep.promote import promote as promote_tag
 
@@ -121,9 +116,7 @@ def promote(
             suite=None if suite is None else str(suite),
             why=why,
             job=None if job is None else load_job(job),
-            models=QueryModels(
-                parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts, allow_models)
-            ),
+            models=query_models(models, allow_downloads, trust_remote_code, allow_hosts, allow_models),
             wait=wait,
         )
     print_move(f"{uri}/{table}", done, as_json)

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipelines.cli.options import (
+    AllowDownloads,
+    AllowHosts,
+    AllowModels,
     AsJson,
     LakeUri,
+    ModelPaths,
     Options,
     TableName,
     Tag,
+    TrustCode,
     Version,
     app,
     open_lake,
@@ -68,30 +73,11 @@ def search(
         str | None,
         typer.Option(metavar="COLUMN", help="Embed the query by the model of this column, and map it: see `align`."),
     ] = None,
-    models: Annotated[
-        list[str],
-        typer.Option(
-            "--model", metavar="NAME=PATH", help="Path of a model on this machine, by revision, column or stored path."
-        ),
-    ] = [],  # noqa: B006
-    allow_downloads: Annotated[
-        bool, typer.Option("--allow-downloads", help="Download a model that the table names.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
-    ] = False,
-    allow_hosts: Annotated[
-        list[str],
-        typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
-    ] = [],  # noqa: B006
-    allow_models: Annotated[
-        list[str],
-        typer.Option(
-            "--allow-model",
-            metavar="PLACE",
-            help="Load a model from this place in an object store, if the table names it.",
-        ),
-    ] = [],  # noqa: B006
+    models: ModelPaths = [],  # noqa: B006
+    allow_downloads: AllowDownloads = False,
+    trust_remote_code: TrustCode = False,
+    allow_hosts: AllowHosts = [],  # noqa: B006
+    allow_models: AllowModels = [],  # noqa: B006
     tag: Tag = None,
     version: Version = None,
     options: Options = [],  # noqa: B006

@@ -8,7 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from operators.errors import SpecError
-from pipelines.cli.options import AsJson, LakeUri, Options, TableName, Wait, app, open_lake, parse_options
+from pipelines.cli.options import (
+    AllowDownloads,
+    AllowHosts,
+    AllowModels,
+    AsJson,
+    LakeUri,
+    ModelPaths,
+    Options,
+    TableName,
+    TrustCode,
+    Wait,
+    app,
+    open_lake,
+    parse_options,
+    query_models,
+)
 from pipelines.cli.printing import print_facts
 
 
@@ -27,28 +42,18 @@ def tune(
         str | None,
         typer.Option(metavar="FILE", help="Queries: Parquet or JSON lines with a column text, file or vector."),
     ] = None,
-    models: Annotated[
-        list[str], typer.Option("--model", metavar="NAME=PATH", help="Path of a model on this machine; see `search`.")
-    ] = [],  # noqa: B006
-    allow_downloads: Annotated[
-        bool, typer.Option("--allow-downloads", help="Download a model that the table names.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code of a model that the table names.")
-    ] = False,
-    allow_hosts: Annotated[
-        list[str],
-        typer.Option("--allow-host", metavar="HOST", help="Send queries to this host, if the table names it."),
-    ] = [],  # noqa: B006
+    models: ModelPaths = [],  # noqa: B006
+    allow_downloads: AllowDownloads = False,
+    trust_remote_code: TrustCode = False,
+    allow_hosts: AllowHosts = [],  # noqa: B006
+    allow_models: AllowModels = [],  # noqa: B006
     wait: Wait = False,
     options: Options = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Choose and build the index that meets a recall at the lowest latency. Measured with queries that tuned nothing."""
     from latentlake.names import check_table_name
-    from latentlake.query import QueryModels
     from latentlake.storage import open_storage
-    from latentlake.trust import Trust
     from latentlake.tuning.goal import Goal
     from pipelines.upkeep.tune import tune_table
 
@@ -60,7 +65,7 @@ def tune(
         table,
         chosen,
         Goal(target, k, max_p95_ms),
-        QueryModels(parse_options(models), Trust(trust_remote_code, allow_downloads, allow_hosts)),
+        query_models(models, allow_downloads, trust_remote_code, allow_hosts, allow_models),
         type=type,  # type: ignore[arg-type]  # an unknown one is refused where it is looked up
         queries=queries,
         wait=wait,

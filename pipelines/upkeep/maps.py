@@ -148,6 +148,7 @@ def placing(name: str, fitted: FittedMap, stored: Provenance) -> Any:
 
     @lance.batch_udf(output_schema=schema)
     def place(batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Coordinates of some rows."""
         vectors = batch[fitted.provenance.column]
         there = vectors.is_valid().to_numpy(zero_copy_only=False)
         coordinates = np.zeros((batch.num_rows, 2), dtype=np.float32)
