@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+from own_process import measure_each, peak_mb
 
 import latentlake
 from latentlake.provenance import FIELD_KEY, Provenance, fingerprint_of, identity_of
@@ -81,13 +80,11 @@ def evaluate(folder: Path, kind: str) -> dict[str, Any]:
     began = time.perf_counter()
     found = table.evaluate(suite, record=False)
     seconds = time.perf_counter() - began
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    peak = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
     return {
         "kind": kind,
         "rows": len(table),
         "seconds": round(seconds, 1),
-        "peak_mb": round(peak),
+        "peak_mb": peak_mb(),
         "results": len(found.results),
     }
 
@@ -105,12 +102,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write_table(Path(name), given.rows, given.dim)
-        figures = []
-        for kind in given.kinds:
-            command = [sys.executable, __file__, "--in", name, "--kinds", kind]
-            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-            print(line, flush=True)
-            figures.append(json.loads(line))
+        figures = measure_each(__file__, name, "--kinds", given.kinds)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 

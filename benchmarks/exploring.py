@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+from own_process import measure_each, peak_mb
 
 import latentlake
 from latentlake.exploration.report import Known, report_page
@@ -73,9 +72,7 @@ def measure(folder: Path, call: str) -> dict[str, Any]:
     began = time.perf_counter()
     CALLS[call](table)
     seconds = time.perf_counter() - began
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    peak = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
-    return {"call": call, "rows": len(table), "seconds": round(seconds, 1), "peak_mb": round(peak)}
+    return {"call": call, "rows": len(table), "seconds": round(seconds, 1), "peak_mb": peak_mb()}
 
 
 def main() -> None:
@@ -91,12 +88,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write_table(Path(name), given.rows, given.dim)
-        figures = []
-        for call in given.calls:
-            command = [sys.executable, __file__, "--in", name, "--calls", call]
-            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-            print(line, flush=True)
-            figures.append(json.loads(line))
+        figures = measure_each(__file__, name, "--calls", given.calls)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
