@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -229,12 +229,14 @@ class Run:
         with self.runner as runner:
             done, total = sum(plan.shards[shard] for shard in finished), sum(plan.shards)
             self.phases.begin(LOADING, done, total)
-            for shard in runner.embed_shards(plan, version, todo, self.lease.token) if todo else ():
-                if not shard["facts"]:  # it is left for the next run
-                    continue
-                done += shard["listed"]
-                self.watched.shard(json.loads(shard["facts"]))
-                self.phases.begin(EMBEDDING, done, total)
+            # Closed also where this loop fails, for its error keeps what it was iterating over.
+            with closing(runner.embed_shards(plan, version, todo, self.lease.token)) as finishing:
+                for shard in finishing if todo else ():
+                    if not shard["facts"]:  # it is left for the next run
+                        continue
+                    done += shard["listed"]
+                    self.watched.shard(json.loads(shard["facts"]))
+                    self.phases.begin(EMBEDDING, done, total)
             self._check_budget()
             totals = self._count(tally)
             if tally.patches and version is not None:

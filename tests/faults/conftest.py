@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ from matrix import (  # noqa: E402, F401 (found on the path set above; hooks are
     pytest_terminal_summary,
 )
 from worlds import Worlds  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def all_is_released(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A case gives back what it holds of the session's Ray: the next ones would wait for it without end."""
+    yield
+    if "ray_session" in request.fixturenames:
+        from ray_actors import check_released
+
+        check_released()
 
 
 @pytest.fixture(scope="session")

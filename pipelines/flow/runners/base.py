@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from pipelines.planning.plan import Plan
@@ -23,7 +23,7 @@ class Runner(Protocol):
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """Run the flow over `shards`; one report per finished shard (see `WriteShard`), in the order they finish.
 
         `version` is the table's version that fragments are written for; `attempt` is noted in the shards' records. Raises

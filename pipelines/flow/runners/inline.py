@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
@@ -75,7 +75,7 @@ class InlineRunner:
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """One shard after another."""
         if self._after is None:
             pools = inline_pools(plan.spec, plan.pools, plan.capacity)

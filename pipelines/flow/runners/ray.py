@@ -6,10 +6,11 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from traceback import clear_frames
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +33,7 @@ from operators import errors
 from operators.batch import describe
 from operators.errors import ClusterError, LatentLakeError, PoolUnschedulable
 from pipelines.flow.embedding import LIMIT_S, EmbedShard, EmbedTask, Host
-from pipelines.flow.graph import make_merge, make_stages
+from pipelines.flow.graph import Stages, make_merge, make_stages
 from pipelines.flow.runners.base import Lives
 from pipelines.flow.runners.pools import PoolGauges
 from pipelines.flow.runners.stall import Overdue, Stalled, Watch, WatchCallback, at_work, start_pulse, watched
@@ -77,7 +78,7 @@ class RayRunner:
 
     def embed_shards(
         self, plan: Plan, version: int | None, shards: Sequence[int], attempt: str
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """Where nothing moves any more, or nodes were lost, what is left runs again with pools for the nodes that live.
 
         Raises `ClusterError` where that happened twice in a row to an execution that had finished no shard.
@@ -122,7 +123,9 @@ class RayHost(Host):
             yield further
 
 
-def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt: str) -> Iterator[dict[str, Any]]:
+def embed_shards(
+    plan: Plan, version: int | None, shards: Sequence[int], attempt: str
+) -> Generator[dict[str, Any], None, None]:
     """See `RayRunner.embed_shards`. Ray must be running."""
     pools, capacity, left, fruitless = plan.pools, plan.capacity, list(shards), 0
     while left:
@@ -154,7 +157,7 @@ def embed_shards(plan: Plan, version: int | None, shards: Sequence[int], attempt
 
 def run_flow(
     plan: Plan, pools: Sequence[Pool], capacity: Capacity, version: int | None, shards: Sequence[int], attempt: str
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """One Ray Data execution over `shards`; one report per finished shard. Raises `Stalled`, and what Ray raises."""
     sampled = tuple(shards[at] for at in np.unique(np.linspace(0, len(shards) - 1, SAMPLE_SHARDS).astype(int)))
     # Two at least, so that two actors have their first shard at once.
@@ -165,32 +168,59 @@ def run_flow(
             warm_up(readers, ray.get_runtime_context().get_job_id())
         except ExecutionTimeoutError as failure:
             raise Stalled(f"no task could begin for {plan.profile.stall_s:.0f} s") from failure
-        pulse = start_pulse()
-        watch = Watch(pulse, plan.profile.stall_s, lambda: plan.budget_meter is not None and plan.budget_meter.overdue)
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
-        gauges = PoolGauges(pools, Meter(plan.spec.table.name), plan.profile)
-        context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
-        host = RayHost(pulse, WorkerLogs())
-        stages = make_stages(plan, version, shards, attempt, pools, host, sampled)
-        flow = numbers(len(shards)).map_batches(
-            watched(stages.read, host.at_work),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=READER_CPUS,
-            compute=TaskPoolStrategy(readers),
-        )
-        for task in stages.embed:
-            flow = embedded(flow, task)
-        flow = flow.map_batches(
-            watched(stages.write, host.at_work),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=WRITER_CPUS,
-            compute=TaskPoolStrategy(max(1, capacity.cpus // CPUS_PER_WRITER)),
-        )
-        for block in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            watch.shard_finished()
-            yield from block.to_pylist()
+        with released(start_pulse()) as pulse:
+            watch = Watch(
+                pulse, plan.profile.stall_s, lambda: plan.budget_meter is not None and plan.budget_meter.overdue
+            )
+            gauges = PoolGauges(pools, Meter(plan.spec.table.name), plan.profile)
+            context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
+            host = RayHost(pulse, WorkerLogs())
+            stages = make_stages(plan, version, shards, attempt, pools, host, sampled)
+            with closing(flow_of(stages, host, len(shards), readers, capacity)) as blocks:
+                for block in blocks:
+                    watch.shard_finished()
+                    yield from block.to_pylist()
+
+
+@contextmanager
+def released(pulse: Any) -> Iterator[Any]:
+    """Give back to the cluster what an execution holds at its end, however it ends: the pulse, and the actors of its pools.
+
+    Ray Data ends an actor when nobody refers to it any more. Frames of Ray's in the traceback of a failure still do, as long as
+    the failure is kept, which a notebook does with its last one.
+    """
+    try:
+        yield pulse
+    except BaseException as failure:
+        link: BaseException | None = failure
+        while link is not None:
+            clear_frames(link.__traceback__)
+            link = link.__cause__ or link.__context__
+        raise
+    finally:
+        ray.kill(pulse)
+
+
+def flow_of(stages: Stages, host: Host, shards: int, readers: int, capacity: Capacity) -> Generator[Any, None, None]:
+    """One block per finished shard, as they finish."""
+    flow = numbers(shards).map_batches(
+        watched(stages.read, host.at_work),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=READER_CPUS,
+        compute=TaskPoolStrategy(readers),
+    )
+    for task in stages.embed:
+        flow = embedded(flow, task)
+    flow = flow.map_batches(
+        watched(stages.write, host.at_work),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=WRITER_CPUS,
+        compute=TaskPoolStrategy(max(1, capacity.cpus // CPUS_PER_WRITER)),
+    )
+    yield from flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def numbers(count: int) -> ray.data.Dataset:
