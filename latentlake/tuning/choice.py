@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from latentlake.indexes import TRAINING_ROWS, vector_field
-from latentlake.tuning.efforts import cheapest, is_graph, tune_effort
+from latentlake.tuning.efforts import SLOWER, cheapest, is_graph, tune_effort
 from latentlake.tuning.settings import Effort
-from latentlake.tuning.trials import Trial, Truth, find_truth, run_trial
+from latentlake.tuning.trials import Trial, find_truth, run_trial
 from latentlake.vectors import Vectors
 
 SAMPLE_ROWS = 50_000
 SAMPLE_BYTES = 128 * 2**20
 SMALL_ROWS = 2048  # what a kind that builds slowly is timed on first
+SLOW_ROWS = 10_000  # what it is tried on
 QUERIES = 24  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
@@ -59,7 +60,10 @@ class Choice:
 
 
 def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and `create_index` arguments of every kind that vectors can have: first those that are built at once, the most promising first."""
+    """Name and `create_index` arguments of every kind that vectors can have: first those that are built at once.
+
+    IVF_FLAT leads: it tells how many partitions have to be probed, which the others share.
+    """
     if metric == "hamming":
         return [("ivf_flat", {"index_type": "IVF_FLAT", "metric": metric})]
     parts = max(n for n in range(1, max(1, dimension // 8) + 1) if dimension % n == 0)
@@ -71,7 +75,7 @@ def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
         for name in ("ivf_flat", "ivf_sq", "ivf_hnsw_flat", "ivf_hnsw_sq")
     }
     pq: tuple[str, dict[str, Any]] = ("ivf_pq", {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts})
-    ordered = [rq[4], rq[1], plain["ivf_sq"], plain["ivf_flat"], rq[2]]  # built at once
+    ordered = [plain["ivf_flat"], rq[4], rq[1], rq[2], plain["ivf_sq"]]  # built at once
     ordered += [plain["ivf_hnsw_flat"], plain["ivf_hnsw_sq"], rq[8], pq]
     return [kind for kind in ordered if dimension % 8 == 0 or kind[0] != "ivf_rq"]
 
@@ -109,9 +113,8 @@ def choose(
         return Choice(Candidate("exact", {}), f"{rows} vectors are too few to train an index on")
     with tempfile.TemporaryDirectory(prefix="latentlake-index-") as folder:
         sample = copy_sample(dataset, column, number, Path(folder) / "sample.lance", seed)
-        truth = find_truth(sample, column, metric, queries, k)[1.0]
-        trial = Trier(sample, column, metric, k, queries, truth, rows / max(1, number))
-        exact = trial.exact()
+        trier = Trier(Asked(column, metric, k, queries, target, max_p95_ms), sample, rows)
+        exact = trier.exact()
         if exact.table_ms <= EXACT_MS:
             why = f"exact search takes {exact.table_ms:.1f} ms, about what a call costs in any case"
             return Choice(exact, why, [exact], time.perf_counter() - began, number)
@@ -123,7 +126,7 @@ def choose(
                 reason = f"the choice had used its {CHOICE_SHARE * budget:.0f} CPU seconds"
                 found.append(Candidate(name, build, left_out=reason))
                 continue
-            found.append(trial.attempt(name, build, target, max_p95_ms, budget - spent))
+            found.append(trier.attempt(name, build, budget - spent))
     return decide(found, target, number, time.perf_counter() - began)
 
 
@@ -136,73 +139,115 @@ def copy_sample(dataset: Any, column: str, rows: int, place: Path, seed: int) ->
     return lance.write_dataset(vectors.reader(), str(place))
 
 
-@dataclass
-class Trier:
-    """Tries kinds of index on a sample. `larger` is how many times as large the table is."""
+@dataclass(frozen=True)
+class Asked:
+    """What an index is chosen for."""
 
-    sample: Any
     column: str
     metric: str
     k: int
     queries: np.ndarray
-    truth: Truth
-    larger: float
+    target: float
+    max_p95_ms: float | None
+
+
+class Trier:
+    """Tries kinds of index on a sample (pylance) of a table of `rows` vectors."""
+
+    def __init__(self, asked: Asked, sample: Any, rows: int) -> None:
+        self.asked, self.sample = asked, sample
+        self.sampled = sample.count_rows()
+        self.larger = rows / max(1, self.sampled)
+        self.truth = find_truth(sample, asked.column, asked.metric, asked.queries, asked.k)[1.0]
+        self.fewest: tuple[int, float] | None = None  # partitions, and the share of them that has to be probed
+        self.limit_ms = math.inf  # what the fastest of the kinds takes in the table
 
     def exact(self) -> Candidate:
         """Exact search: its time grows with the table."""
-        trial = run_trial(self.sample, self.column, self.metric, self.k, self.queries[:EXACT_QUERIES], self.truth, None)
+        trial = self._run(None, math.inf, EXACT_QUERIES)
         return Candidate("exact", {}, 1.0, trial.quiet_ms, trial.quiet_ms * self.larger)
 
-    def attempt(
-        self, name: str, build: Mapping[str, Any], target: float, max_p95_ms: float | None, left_s: float
-    ) -> Candidate:
-        """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` CPU seconds."""
-        rows = self.sample.count_rows()
-        if label(build) in SLOW and rows > 2 * SMALL_ROWS:
-            seconds = self._seconds(build, SMALL_ROWS)
-            expected = seconds * (1 + self.larger) * rows / SMALL_ROWS
-            if expected > left_s:
-                return Candidate(
-                    name,
-                    build,
-                    left_out=f"sample and table would take {expected:.0f} CPU seconds to build",
-                    table_build_s=expected,
-                )
+    def attempt(self, name: str, build: Mapping[str, Any], left_s: float) -> Candidate:
+        """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` CPU seconds.
+
+        One that builds slowly is built on a part of it.
+        """
+        if label(build) not in SLOW:
+            return self._tune(name, build)
+        small = self._part(SMALL_ROWS) if self.sampled > 2 * SMALL_ROWS else self
+        part = self._part(SLOW_ROWS) if self.sampled > 2 * SLOW_ROWS else self
+        expected = small._build(build) * (part.sampled + self.larger * self.sampled) / small.sampled
+        if expected > left_s:
+            reason = f"sample and table would take {expected:.0f} CPU seconds to build"
+            return Candidate(name, build, left_out=reason, table_build_s=expected)
+        found = part._tune(name, build)
+        self.limit_ms = min(self.limit_ms, part.limit_ms)
+        return found
+
+    def _build(self, build: Mapping[str, Any]) -> float:
+        """Build an index of the sample; CPU seconds."""
         began = time.process_time()
-        self.sample.create_index(self.column, name="tried", replace=True, **build)
-        seconds = time.process_time() - began
-        trials = tune_effort(name, count_partitions(self.sample, "tried"), self.k, target, self._run)
-        best = cheapest(trials, target, max_p95_ms) or max(trials, key=lambda trial: trial.recall)
+        self.sample.create_index(self.asked.column, name="tried", replace=True, **build)
+        return time.process_time() - began
+
+    def _part(self, rows: int) -> Trier:
+        """The first `rows` of the sample, which are as random as all of it."""
+        import lance
+
+        first = self.sample.scanner(limit=rows).to_reader()
+        part = Trier(
+            self.asked,
+            lance.write_dataset(first, f"{self.sample.uri}-{rows}", mode="overwrite"),
+            round(self.sampled * self.larger),
+        )
+        part.limit_ms = self.limit_ms
+        return part
+
+    def _tune(self, name: str, build: Mapping[str, Any]) -> Candidate:
+        """A kind, built on the sample and searched with the cheapest effort that meets the target."""
+        asked = self.asked
+        seconds = self._build(build)
+        partitions = count_partitions(self.sample, "tried")
+        fewest = self.fewest[1] if self.fewest and self.fewest[0] == partitions and not is_graph(name) else None
+        trials = tune_effort(
+            name, partitions, asked.k, asked.target, self._run, fewest, asked.max_p95_ms, SLOWER * self.limit_ms
+        )
+        best = cheapest(trials, asked.target, asked.max_p95_ms)
+        if name == "ivf_flat" and best and best.effort:
+            self.fewest = partitions, best.effort.search_effort
+        told = best or max(trials, key=lambda trial: trial.recall)
+        table_ms = self._scaled(name, told.quiet_ms, min(trial.quiet_ms for trial in trials))
+        if best and (asked.max_p95_ms is None or best.p95_ms <= asked.max_p95_ms):
+            self.limit_ms = min(self.limit_ms, table_ms)
+        slow = any(trial.slow for trial in trials)
         size = sum(segment.size_bytes for segment in describe(self.sample, "tried").segments)
         return Candidate(
             name,
             build,
-            recall=best.recall,
-            ms=best.quiet_ms,
-            table_ms=self._scaled(name, best.quiet_ms, min(trial.quiet_ms for trial in trials)),
+            recall=told.recall,
+            ms=told.quiet_ms,
+            table_ms=table_ms,
             table_build_s=seconds * self.larger,
             size_bytes=round(size * self.larger),
-            left_out="" if cheapest(trials, target) else f"finds {best.recall:.3f} at most",
+            left_out="" if best else "slower than others" if slow else f"finds {told.recall:.3f} at most",
         )
 
-    def _run(self, effort: Effort) -> Trial:
-        return run_trial(self.sample, self.column, self.metric, self.k, self.queries, self.truth, effort)
-
-    def _seconds(self, build: Mapping[str, Any], rows: int) -> float:
-        """CPU seconds that building takes on the first `rows` of the sample."""
-        import lance
-
-        part = lance.write_dataset(
-            self.sample.scanner(limit=rows).to_reader(), f"{self.sample.uri}-part", mode="overwrite"
+    def _run(self, effort: Effort | None, limit_ms: float, most: int | None = None) -> Trial:
+        asked = self.asked
+        return run_trial(
+            self.sample,
+            asked.column,
+            asked.metric,
+            asked.k,
+            asked.queries[:most],
+            self.truth,
+            effort,
+            limit_ms=limit_ms,
         )
-        began = time.process_time()
-        part.create_index(self.column, name="tried", replace=True, **build)
-        return time.process_time() - began
 
     def _scaled(self, name: str, ms: float, floor: float) -> float:
         """Milliseconds in the table: what is above the cheapest call grows with the rows, and in a graph with their logarithm."""
-        rows = self.sample.count_rows()
-        growth = math.log(rows * self.larger) / math.log(rows) if is_graph(name) else self.larger
+        growth = math.log(self.sampled * self.larger) / math.log(self.sampled) if is_graph(name) else self.larger
         return floor + (ms - floor) * growth
 
 

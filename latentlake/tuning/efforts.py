@@ -16,7 +16,11 @@ EFS = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # times k
 TRUE_DISTANCES = frozenset({"ivf_flat", "ivf_hnsw_flat"})
 GRAPH_REFINES = (1, 2, 4)  # a graph over 8-bit numbers finds nearly what one over the vectors does
 
-Try = Callable[[Effort], Trial]
+Try = Callable[[Effort, float], Trial]  # with the milliseconds above which the effort cannot be the cheapest
+SLOWER = 1.25  # times as slow as the fastest that meets: what is slower is not tried to its end
+ENOUGH = (
+    6  # places of a line of the rest: nearly all indexes find there what they find at its end, at a third of the time
+)
 
 
 def is_graph(index: str) -> bool:
@@ -24,31 +28,61 @@ def is_graph(index: str) -> bool:
     return "hnsw" in index
 
 
-def tune_effort(index: str, partitions: int, k: int, target: float, attempt: Try) -> list[Trial]:
+def tune_effort(
+    index: str,
+    partitions: int,
+    k: int,
+    target: float,
+    attempt: Try,
+    fewest: float | None = None,
+    max_p95_ms: float | None = None,
+    limit_ms: float = math.inf,
+) -> list[Trial]:
     """Trials of the efforts that may be the cheapest to meet the target; see `cheapest`.
 
-    First the fewest partitions that have to be probed, with all else at its most; then, there and at more partitions, how
-    little of the rest will do.
+    First the fewest partitions that have to be probed, with all else at its most, unless they are known (`fewest`, a search
+    effort); then, there and at more partitions, how little of the rest will do. What takes longer than the fastest that was
+    found by then, or than `limit_ms`, is given up early.
     """
     memory: dict[Effort, Trial] = {}
 
-    def tried(effort: Effort) -> Trial:
+    def tried(effort: Effort, limit_ms: float = math.inf) -> Trial:
         if effort not in memory:
-            memory[effort] = attempt(effort)
+            memory[effort] = attempt(effort, limit_ms)
         return memory[effort]
 
+    def raced(effort: Effort) -> Trial:
+        best = cheapest(list(memory.values()), target, max_p95_ms)
+        wanted = best is not None and (max_p95_ms is None or best.p95_ms <= max_p95_ms)
+        return tried(effort, min(limit_ms, SLOWER * best.quiet_ms) if best and wanted else limit_ms)
+
     steps: Sequence[float] = SEARCH_EFFORTS if partitions > 1 else (1.0,)
-    most = inner_lines(index, k, 1.0)
-    if most and len(steps) > 1:
-        line = [replace(most[-1][-1], search_effort=step) for step in steps]
-        first, last = first_that_meets(line, target, tried), len(steps) - 1
+    rest = inner_lines(index, k, 1.0)
+    if rest and len(steps) > 1:
+        first, last = fewest_steps(steps, rest[-1], target, tried, fewest), len(steps) - 1
         # Few partitions and many candidates may be slower than the other way round.
         places = [last] if first is None else sorted({first, min(first + 1, last), (first + last) // 2, last})
         steps = [steps[place] for place in places]
     lines = [line for step in steps for line in inner_lines(index, k, step)] or [[Effort(step) for step in steps]]
     for line in lines:
-        first_that_meets(line, target, tried)
+        first_that_meets(line, target, raced)
     return list(memory.values())
+
+
+def fewest_steps(
+    steps: Sequence[float],
+    rest: Sequence[Effort],
+    target: float,
+    attempt: Callable[[Effort], Trial],
+    known: float | None,
+) -> int | None:
+    """Place of the lowest search effort that meets the target with enough of the rest; None where none does."""
+    if known is not None:
+        return steps.index(known)
+    enough = rest[min(ENOUGH, len(rest) - 1)]
+    if not meets(attempt(enough), target):
+        enough = rest[-1]
+    return first_that_meets([replace(enough, search_effort=step) for step in steps], target, attempt)
 
 
 def inner_lines(index: str, k: int, step: float) -> list[list[Effort]]:
@@ -62,14 +96,22 @@ def inner_lines(index: str, k: int, step: float) -> list[list[Effort]]:
     return [[Effort(step, refine) for refine in REFINE_FACTORS]]
 
 
-def first_that_meets(line: Sequence[Effort], target: float, attempt: Try) -> int | None:
-    """Place of the first effort of a line that meets the target, by bisection; None where the last one does not."""
-    if not meets(attempt(line[-1]), target):
+def first_that_meets(line: Sequence[Effort], target: float, attempt: Callable[[Effort], Trial]) -> int | None:
+    """Place of the first effort of a line that meets the target, or is too slow to be tried to its end, by bisection.
+
+    None where the last one is neither: both recall and time rise along a line.
+    """
+
+    def ends(effort: Effort) -> bool:
+        trial = attempt(effort)
+        return trial.slow or meets(trial, target)
+
+    if not ends(line[-1]):
         return None
     low, high = 0, len(line) - 1
     while low < high:
         middle = (low + high) // 2
-        if meets(attempt(line[middle]), target):
+        if ends(line[middle]):
             high = middle
         else:
             low = middle + 1
@@ -86,7 +128,7 @@ def meets(trial: Trial, target: float, errors: float = 1.0) -> bool:
 
 def cheapest(trials: Sequence[Trial], target: float, max_p95_ms: float | None = None) -> Trial | None:
     """The fastest trial that meets the target, of those within the latency if there are such; None where none meets it."""
-    meeting = [trial for trial in trials if meets(trial, target)]
+    meeting = [trial for trial in trials if not trial.slow and meets(trial, target)]
     within = [trial for trial in meeting if max_p95_ms is None or trial.p95_ms <= max_p95_ms]
     return min(within or meeting, key=lambda trial: trial.quiet_ms, default=None)
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 IndexType = Literal["auto", "none", "ivf_rq", "ivf_pq", "ivf_sq", "ivf_hnsw_sq", "ivf_hnsw_flat", "ivf_flat"]
 SEARCH_KEY = "latentlake.search"  # in a field's metadata
+MOST_COMPARED = 2000  # rows that an index is asked for at once, which are then read one by one
 FORMAT = StoredFormat("the search settings of a vector column")
 
 
@@ -77,7 +78,7 @@ class SearchSettings:
     measured: Measured
     measured_at: int  # version of the table
     queries_from: str  # "file", "log" or "rows": then the recall is estimated
-    exact_rows: int = 0  # a filter that keeps fewer rows is met by comparing them all
+    exact_rows: int = 0  # of a filter that keeps fewer rows, all are compared
     filtered: tuple[FilteredSearch, ...] = ()  # by falling share
     max_p95_ms: float | None = None
     build: Mapping[str, Any] = field(default_factory=dict)  # arguments of Lance's `create_index`
@@ -108,13 +109,23 @@ class SearchSettings:
         effort = self.effort
         if kept is not None:
             rows, total = kept
-            if rows < self.exact_rows:
-                return None
             share = rows / max(1, total)
             measured = [found.effort for found in self.filtered if found.share <= share]
+            if rows < self.exact_rows or (share < 1 and not measured):
+                return self.comparing_all(rows, k)
             if share < 1:
-                effort = measured[0] if measured else None
+                effort = measured[0]
         return None if effort is None else effort.scaled(k, self.k)
+
+    def comparing_all(self, rows: int, k: int) -> Effort | None:
+        """The effort at which an index hands out all `rows` that a filter keeps, for their true distances; None: exact search.
+
+        An index looks at those rows alone, where exact search reads the whole column if the filter itself has no index. A graph
+        may not reach them all.
+        """
+        if self.effort is None or "hnsw" in self.index or rows > MOST_COMPARED:
+            return None
+        return Effort(1.0, None if self.effort.refine_factor is None else max(1, math.ceil(rows / k)))
 
 
 SHAPE = TypeAdapter(SearchSettings)

@@ -20,6 +20,7 @@ BATCH_ROWS = 8192
 READ_AHEAD_BYTES = 64 * 2**20
 PERCENT = 100
 RESAMPLES = 1000
+SLOW_AFTER = 8  # queries that tell whether an effort is too slow
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Trial:
     met: np.ndarray  # rows found, of those that should have been
     due: np.ndarray  # rows that should have been found
     ms: np.ndarray
+    slow: bool = False  # given up after a few queries: too slow to be chosen
 
     @property
     def recall(self) -> float:
@@ -53,7 +55,7 @@ class Trial:
     @property
     def quiet_ms(self) -> float:
         """Time that three queries in four exceed: what searches are compared by, for what else a machine does disturbs it least."""
-        return float(np.percentile(self.ms, 25)) if len(self.ms) else 0.0
+        return quiet(self.ms)
 
     @property
     def p95_ms(self) -> float:
@@ -151,8 +153,11 @@ def run_trial(
     truth: Truth,
     effort: Effort | None,
     share: float = 1.0,
+    limit_ms: float = math.inf,
 ) -> Trial:
     """Ask every query alone, as search does, and see what is found of what is nearest, and in what time.
+
+    Once `SLOW_AFTER` queries took more than `limit_ms` (`Trial.quiet_ms`), the rest is not asked.
 
     Of the rows that were compared and are nearer than the k-th that was found, the share that was found: of a whole column that is
     recall@k, where a row as near as the k-th counts; of a sample it is about that, and rather too low (`recall.measure_on_sample`).
@@ -168,7 +173,14 @@ def run_trial(
         times[at] = (time.perf_counter() - began) * 1000
         ids, distances = found["_rowid"].to_numpy(), found["_distance"].to_numpy()
         met[at], due[at] = count_hits(truth, at, ids, distances)
+        if at + 1 == SLOW_AFTER and quiet(times[: at + 1]) > limit_ms:
+            return Trial(effort, met[: at + 1], due[: at + 1], times[: at + 1], slow=True)
     return Trial(effort, met, due, times)
+
+
+def quiet(ms: np.ndarray) -> float:
+    """See `Trial.quiet_ms`; 0 where no query was asked."""
+    return float(np.percentile(ms, 25)) if len(ms) else 0.0
 
 
 def count_hits(truth: Truth, at: int, ids: np.ndarray, distances: np.ndarray) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ FILTERED_QUERIES = 64
 FILTERED_MEASURED = 200
 FILTERED_STEPS = 4  # how often the effort under a filter is raised; then the rows are compared exactly
 EXACT_QUERIES = 5
+UNMEASURED = Measured(0, 0, 0, 0, 0, 0)
 SLOW_MS = 500.0  # exact search that takes longer is timed once
 
 
@@ -39,11 +41,13 @@ class Column:
     queries: np.ndarray
     truth: Mapping[float, Truth]
 
-    def attempt(self, effort: Effort | None, share: float = 1.0, most: int | None = None) -> Trial:
+    def attempt(
+        self, effort: Effort | None, share: float = 1.0, most: int | None = None, limit_ms: float = math.inf
+    ) -> Trial:
         """Try an effort with the first `most` queries. Exact search finds all: a few of them tell its time."""
         ask = partial(run_trial, self.dataset, self.name, self.metric, self.goal.k)
         if effort is not None:
-            return ask(self.queries[:most], self.truth[share], effort, share)
+            return ask(self.queries[:most], self.truth[share], effort, share, limit_ms)
         once = ask(self.queries[:1], self.truth[share], None, share)
         return once if once.p50_ms > SLOW_MS else ask(self.queries[:EXACT_QUERIES], self.truth[share], None, share)
 
@@ -114,7 +118,7 @@ def tune_search(
         best = None
     effort = best.effort if best else None
     exact_rows = rows_searched_as_fast(rows, exact, best) if best else rows
-    filtered = () if effort is None else tuple(tune_filters(tuned, effort, partitions, rows, exact_rows))
+    filtered = () if effort is None else tuple(tune_filters(tuned, effort, partitions))
     draft = SearchSettings(
         index=found.type if found and effort else "exact",
         effort=effort,
@@ -139,15 +143,19 @@ def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | Non
     """The cheapest effort that meets the goal: found with a part of the queries, then tried, and raised, with all of them."""
     goal = tuned.goal
     trials = tune_effort(
-        found.type, partitions, goal.k, goal.target_recall, lambda effort: tuned.attempt(effort, most=COARSE)
+        found.type,
+        partitions,
+        goal.k,
+        goal.target_recall,
+        lambda effort, limit_ms: tuned.attempt(effort, most=COARSE, limit_ms=limit_ms),
+        max_p95_ms=goal.max_p95_ms,
     )
-    while trials:
-        best = cheapest(trials, goal.target_recall, goal.max_p95_ms)
-        if best is None:
-            return None
+    while best := cheapest(trials, goal.target_recall, goal.max_p95_ms):
         whole = tuned.attempt(best.effort)
         if meets(whole, goal.target_recall, ERRORS):
             return whole
+        # What was given up as too slow may be the cheapest now.
+        trials = [tuned.attempt(trial.effort, most=COARSE) if trial.slow else trial for trial in trials]
         trials = [trial for trial in trials if trial.recall > best.recall]
     return None
 
@@ -157,23 +165,25 @@ def rows_searched_as_fast(rows: int, exact: Trial, indexed: Trial) -> int:
     return int(rows * min(1.0, indexed.quiet_ms / max(exact.quiet_ms, 1e-6)))
 
 
-def tune_filters(tuned: Column, effort: Effort, partitions: int, rows: int, exact_rows: int) -> list[FilteredSearch]:
-    """For each filter the cheapest search that meets the goal: with a raised effort, or over the rows that it keeps."""
-    found = []
-    for share in SHARES:
-        best = None
-        if rows * share >= exact_rows:
-            exact = tuned.attempt(None, share)
-            for steps in range(FILTERED_STEPS):
-                raised = raise_effort(effort, share, partitions, steps)
-                trial = tuned.attempt(raised, share, FILTERED_QUERIES)
-                if trial.quiet_ms >= exact.quiet_ms:
-                    break
-                if meets(trial, tuned.goal.target_recall, ERRORS):
-                    best = trial.effort
-                    break
-        found.append(FilteredSearch(share, best, Measured(0, 0, 0, 0, 0, 0)))
-    return found
+def tune_filters(tuned: Column, effort: Effort, partitions: int) -> list[FilteredSearch]:
+    """For each filter the cheapest search that meets the goal: with a raised effort, or over the rows that it keeps.
+
+    Lance reads the whole column to compare what a filter keeps, unless the filter has an index: few rows are not soon compared.
+    """
+    return [FilteredSearch(share, filtered_effort(tuned, effort, partitions, share), UNMEASURED) for share in SHARES]
+
+
+def filtered_effort(tuned: Column, effort: Effort, partitions: int, share: float) -> Effort | None:
+    """The least raised effort that meets the goal under a filter; None where exact search is as fast."""
+    exact = tuned.attempt(None, share)
+    for steps in range(FILTERED_STEPS):
+        raised = raise_effort(effort, share, partitions, steps)
+        trial = tuned.attempt(raised, share, FILTERED_QUERIES, exact.quiet_ms)
+        if trial.slow or trial.quiet_ms >= exact.quiet_ms:
+            return None
+        if meets(trial, tuned.goal.target_recall, ERRORS):
+            return raised
+    return None
 
 
 def measure_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import lance
@@ -151,6 +152,16 @@ def test_a_search_takes_the_effort_that_was_tuned():
     assert asked(kept=(499, 600))["use_index"] is False  # few rows
     assert asked(kept=(900, 1_000_000))["use_index"] is False  # no such filter was measured
     assert nearest("v", vector, 10, "l2", exact=True, settings=TUNED)["use_index"] is False
+
+
+def test_an_index_without_a_graph_compares_all_of_few_rows():
+    rq = replace(TUNED, index="ivf_rq", effort=Effort(0.4, 2), filtered=(FilteredSearch(0.01, Effort(1.0, 8), FOUND),))
+    flat = replace(rq, index="ivf_flat", effort=Effort(0.4), filtered=())
+    for kept, refined in {(499, 600): 50, (1900, 10**6): 190, (1, 10**6): 1}.items():  # few rows; a share not measured
+        assert rq.effort_for(10, kept) == Effort(1.0, refined)
+        assert flat.effort_for(10, kept) == Effort(1.0)
+    assert rq.effort_for(10, (600, 1000)) == Effort(1.0, 8)
+    assert rq.effort_for(10, (2001, 10**6)) is flat.effort_for(10, (2001, 10**6)) is None  # too many to read one by one
 
 
 def test_settings_may_say_that_exact_search_is_better():

@@ -46,8 +46,8 @@ def slow_exact(monkeypatch: pytest.MonkeyPatch):
     """Let exact search of a table seem slow, as that of a large one is."""
     real = tune.Column.attempt
 
-    def attempt(self: Any, effort: Any, share: float = 1.0, most: int | None = None) -> Any:
-        trial = real(self, effort, share, most)
+    def attempt(self: Any, effort: Any, *how: Any, **named: Any) -> Any:
+        trial = real(self, effort, *how, **named)
         if effort is None:
             trial.ms[:] = 10_000.0
         return trial
@@ -145,6 +145,8 @@ def test_search_finds_what_it_was_tuned_to_and_what_is_told_is_true(maker: LakeM
     assert [found.share for found in settings.filtered] == [0.5, 0.1, 0.01]
     for where in ("number % 10 = 3", "number % 100 = 5", "number % 2 = 0"):
         assert recall_of_search(maker.uri, rows, others, "cosine", where) >= target - 0.015, where
+    few = f"number % {ROWS // 20} = 7"  # 20 rows, fewer than any share that was measured: all are compared
+    assert recall_of_search(maker.uri, rows, others, "cosine", few) == 1.0
 
 
 def test_exact_search_is_taken_where_an_index_is_no_faster(maker: LakeMaker, monkeypatch: pytest.MonkeyPatch):

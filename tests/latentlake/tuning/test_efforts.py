@@ -1,0 +1,50 @@
+"""The search for the cheapest effort: giving up what is slow loses nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentlake.tuning.efforts import EFS, REFINE_FACTORS, SEARCH_EFFORTS, cheapest, tune_effort
+from latentlake.tuning.settings import Effort
+from latentlake.tuning.trials import Trial
+
+K, TARGET, DUE = 10, 0.9, 10**6
+PLACES = {"ivf_rq": REFINE_FACTORS, "ivf_hnsw_flat": EFS, "ivf_flat": (None,)}
+
+
+class Index:
+    """Recall and time that rise with each parameter."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        size = len(SEARCH_EFFORTS), len(PLACES[kind])
+        self.kind, self.races = kind, True
+        steps, rest = (np.sort(rng.uniform(0.3, 1, n)) ** rng.uniform(0.05, 1) for n in size)
+        self.recall = np.minimum(1, np.outer(steps, rest) + rng.uniform(0, 0.2))
+        self.ms = rng.uniform(0, 2) + np.add.outer(*(np.cumsum(rng.uniform(0, 1, n)) * rng.uniform(0, 3) for n in size))
+
+    def attempt(self, effort: Effort, limit_ms: float) -> Trial:
+        rest = effort.refine_factor if effort.ef is None else effort.ef / K
+        at = SEARCH_EFFORTS.index(effort.search_effort), [*PLACES[self.kind]].index(rest)
+        met, ms = round(self.recall[at] * DUE), self.ms[at]
+        return Trial(effort, np.array([met]), np.array([DUE]), np.array([ms]), slow=self.races and ms > limit_ms)
+
+
+@given(st.sampled_from(list(PLACES)), st.integers(0, 10**6), st.sampled_from([None, 0.3, 1.0]))
+def test_the_cheapest_is_found_whatever_is_given_up(kind: str, seed: int, fewest: float | None):
+    found = []
+    for races in (True, False):
+        index = Index(kind, seed)
+        index.races = races
+        trials = tune_effort(kind, 20, K, TARGET, index.attempt, fewest)
+        best = cheapest(trials, TARGET)
+        found.append(None if best is None else (best.effort, best.quiet_ms))
+    assert found[0] == found[1]
+
+
+def test_what_is_slower_than_another_index_is_given_up():
+    index = Index("ivf_rq", 1)
+    trials = tune_effort("ivf_rq", 20, K, TARGET, index.attempt, limit_ms=0.0, fewest=1.0)
+    assert cheapest(trials, TARGET) is None and all(trial.slow for trial in trials)
