@@ -95,6 +95,8 @@ class TaskSpec(BaseModel):
 
     takes: ClassVar[frozenset[str]] = frozenset()  # modalities one of which a column must be searched with; empty: any
 
+    gives: ClassVar[tuple[str, ...]] = ()  # measures of its figures; none: the data says
+
     kind: str
     name: str = ""  # what its results are called; the kind, where it is left out
     columns: tuple[str, ...] = Field(default=(), description="vector columns; all that fit, where none is named")
@@ -103,6 +105,10 @@ class TaskSpec(BaseModel):
     def title(self) -> str:
         """The name of its results."""
         return self.name or self.kind
+
+    def measures_given(self) -> tuple[str, ...]:
+        """Measures that its figures can carry, known before it is run; none where the data says."""
+        return self.gives
 
     def settings(self) -> dict[str, Any]:
         """What decides its figures: its fields, with the content of files in place of their paths."""

@@ -40,7 +40,9 @@ def evaluate(
     samples: dict[Key, Sample] = {}
     notes: list[str] = []
     for task, column in planned(loaded, table, columns):
+        given = task.measures_given()
         for measured in task.run(Subject(table, column, seed, notes)):
+            assert not given or measured.measure in given, f"{task.kind} does not say that it gives {measured.measure}"
             key = task.title, measured.measure, measured.column or column, measured.mode
             if key in results:
                 continue  # by words, which is the same whatever the vector column

@@ -27,6 +27,11 @@ class Suite(BaseModel):
     name: str
     tasks: tuple[TaskSpec, ...]
 
+    def measures(self) -> list[str]:
+        """Measures that its results can carry, sorted; none where only the data of one of its tasks says."""
+        given = [task.measures_given() for task in self.tasks]
+        return sorted({measure for measures in given for measure in measures}) if all(given) else []
+
     def hash(self) -> str:
         """32 hex digits over the tasks and what is in their files, wherever these lie. Reads the files. Raises `SpecError`."""
         return short_hash({"tasks": [task.settings() for task in self.tasks]})

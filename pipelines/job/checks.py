@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from latentlake.keys import KEY_COLUMNS
@@ -18,6 +18,9 @@ from pipelines.job.problems import Problems, Where, one_line
 from pipelines.job.spec import EmbedSpec, GateSpec, TableSpec
 from pipelines.sources.base import column_names
 from pipelines.values.conversions import is_encodable
+
+if TYPE_CHECKING:
+    from latentlake.evaluation import Suite
 
 
 def entries_of(data: Mapping[str, Any], key: str) -> list[Any]:
@@ -38,25 +41,53 @@ def check_table(table: TableSpec, problems: Problems) -> None:
 
 def check_suite(gates: GateSpec) -> str | None:
     """Hash of the suite that a job's gates measure by, and of its files; None: it names none. Raises `SpecError`."""
+    suite = suite_of(gates)
+    return None if suite is None else suite.hash()
+
+
+def suite_of(gates: GateSpec) -> Suite | None:
+    """The suite that a job's gates measure by; None: they name none. Raises `SpecError`."""
     if gates.suite is None:
         return None
     from latentlake.evaluation import load_suite
 
     try:
-        return load_suite(gates.suite).hash()
+        return load_suite(gates.suite)
     except InvalidSpec as failure:
         raise InvalidSpec([f"gates.suite: {problem}" for problem in failure.problems], failure.source) from failure
 
 
 def check_gates(gates: GateSpec, problems: Problems) -> None:
-    """The suite is there, and right."""
+    """The suite is there, and right, and gives the measures that gates ask for."""
     try:
-        check_suite(gates)
+        suite = suite_of(gates)
+        if suite is not None:
+            suite.hash()
+            check_measures(gates, suite, problems)
     except InvalidSpec as failure:
         for problem in failure.problems:
             problems.add(("gates", "suite"), f"{gates.suite}: {problem.removeprefix('gates.suite: ')}")
     except SpecError as failure:
         problems.add(("gates", "suite"), one_line(failure))
+
+
+def check_measures(gates: GateSpec, suite: Suite, problems: Problems) -> None:
+    """What gates ask for is among the measures of the suite, where these are known before it is run."""
+    from latentlake.evaluation import canonical_measure
+
+    known = suite.measures()
+    asked: list[tuple[Where, str]] = [(("gates", "min", name), name) for name in gates.min]
+    if gates.min_ndcg is not None:
+        asked.append((("gates", "min_ndcg"), "nDCG@10"))
+    if isinstance(gates.max_drop, Mapping):
+        asked += [(("gates", "max_drop", name), name) for name in gates.max_drop]
+    for where, name in asked if known else ():
+        measure = canonical_measure(name.rpartition("/")[2])
+        if measure not in known:
+            problems.add(
+                where,
+                f"the suite '{suite.name}' has no '{measure}'.{did_you_mean(measure, known)} It has {', '.join(known)}.",
+            )
 
 
 def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Problems) -> None:

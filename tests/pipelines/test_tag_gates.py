@@ -143,7 +143,10 @@ def test_a_version_is_measured_once_and_the_lake_remembers(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("gates", "told"),
     [
-        ({"min": {"P@3": 0.5}}, "the suite 'questions' has no 'P@3'; it has RR, nDCG@10; gates.min cannot be asked."),
+        (
+            {"min": {"texts/RR": 0.5}},
+            "the suite 'questions' has no 'texts/RR'; it has RR, nDCG@10; gates.min cannot be asked.",
+        ),
         ({"max_drop": {"hybrid/ndcg@10": 0.1}}, "has no 'hybrid/ndcg@10'"),
     ],
 )
@@ -153,6 +156,25 @@ def test_a_gate_that_cannot_be_asked_does_not_hold(tmp_path: Path, gates: dict[s
     assert told in found and open_table(measured_job(tmp_path)).version == 1
     (gate,) = (gate for gate in report["gates"] if gate["moment"] == "tag")
     assert (gate["value"], gate["held"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("gates", "told"),
+    [
+        (
+            {"min": {"nDGC@10": 0.5}},
+            "gates.min.nDGC@10: the suite 'questions' has no 'nDGC@10'. Did you mean 'nDCG@10'?",
+        ),
+        (
+            {"max_drop": {"vector/P@3": 0.1}},
+            "gates.max_drop.vector/P@3: the suite 'questions' has no 'P@3'. It has RR, nD",
+        ),
+    ],
+)
+def test_a_measure_that_no_task_gives_is_refused_before_the_run(tmp_path: Path, gates: dict[str, Any], told: str):
+    with pytest.raises(InvalidSpec) as refused:
+        parse_job(measured_job(tmp_path, gates={"suite": write_suite(tmp_path), **gates}))
+    assert told in str(refused.value)
 
 
 def test_a_model_that_cannot_embed_the_queries_does_not_let_a_version_pass(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,6 +19,8 @@ SILHOUETTE_ROWS = 5000  # distances of all pairs of so many are computed
 
 class Task(TaskSpec):
     """k-means of scikit-learn; on directions, where the column is not compared by l2."""
+
+    gives: ClassVar[tuple[str, ...]] = ("NMI", "ARI", "V", "silhouette")
 
     kind: Literal["clustering"]
     labels: Facts | None = None

@@ -34,6 +34,10 @@ class Task(TaskSpec):
     role: Role = "query"
     rows: int = Field(default=5000, ge=2)  # drawn at random; each is looked for among all of them
 
+    def measures_given(self) -> tuple[str, ...]:
+        """See `TaskSpec.measures_given`."""
+        return (*(f"R@{cutoff}" for cutoff in self.cutoffs), "median rank", "CLIPScore")
+
     @model_validator(mode="after")
     def one(self) -> Self:
         """Captions or a column, and a place for the caption in the prompt."""

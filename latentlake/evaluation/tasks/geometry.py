@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,18 @@ from operators.embedders.base import normalize_rows
 
 class Task(TaskSpec):
     """Figures of vectors alone; `positives` are labels that rows share which should lie together."""
+
+    gives: ClassVar[tuple[str, ...]] = (
+        "uniformity",
+        "mean cosine",
+        "isotropy",
+        "effective rank",
+        "hubness",
+        "norm",
+        "norm spread",
+        "near-duplicate rate",
+        "alignment",
+    )
 
     kind: Literal["geometry"]
     positives: Facts | None = None

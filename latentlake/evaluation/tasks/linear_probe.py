@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from latentlake.evaluation.rows import Facts
 
 class Task(TaskSpec):
     """`labels` are told from the vectors of rows."""
+
+    gives: ClassVar[tuple[str, ...]] = ("accuracy", "F1", "AUC")
 
     kind: Literal["linear_probe"]
     labels: Facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ STRENGTHS = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)  # of regularisation; the best
 
 class Task(TaskSpec):
     """`target` is told from the vectors of rows: a physical parameter, say."""
+
+    gives: ClassVar[tuple[str, ...]] = ("R2", "MAE")
 
     kind: Literal["regression"]
     target: Facts

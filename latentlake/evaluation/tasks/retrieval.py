@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from latentlake.evaluation.base import DataPath, Measured, Subject, TaskSpec
 from latentlake.evaluation.judgements import Judgements, Queries, read_beir, read_judgements, read_queries
-from latentlake.evaluation.measures import cutoff_of, measure_queries, parse_measures
+from latentlake.evaluation.measures import canonical_measure, cutoff_of, measure_queries, parse_measures
 from latentlake.evaluation.ranking import Way, has_index, rank_documents
 from latentlake.evaluation.rows import check_texts
 from latentlake.evaluation.statistics import Sample
@@ -50,6 +50,10 @@ class Task(TaskSpec):
         if (self.folder is not None) == files or (self.folder is not None and (self.queries or self.qrels)):
             raise ValueError("give `folder` (BEIR), or both `queries` and `qrels`")
         return self
+
+    def measures_given(self) -> tuple[str, ...]:
+        """See `TaskSpec.measures_given`."""
+        return tuple(canonical_measure(name) for name in self.measures)
 
     def read(self) -> tuple[Queries, Judgements]:
         """Queries that have judgements, and these. Raises `SpecError`."""

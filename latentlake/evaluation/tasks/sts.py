@@ -20,6 +20,7 @@ class Task(TaskSpec):
     """A table of `sentence1`, `sentence2` and `score`."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"text"})
+    gives: ClassVar[tuple[str, ...]] = ("Spearman", "Pearson")
 
     kind: Literal["sts"]
     pairs: DataPath

@@ -14,6 +14,7 @@ class Task(TaskSpec):
     """A file of word pairs."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"text"})
+    gives: ClassVar[tuple[str, ...]] = ("Spearman", "Pearson")
 
     kind: Literal["word_similarity"]
     pairs: DataPath

@@ -22,6 +22,7 @@ class Task(TaskSpec):
     """
 
     takes: ClassVar[frozenset[str]] = frozenset({"text"})
+    gives: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy@5", "F1")
 
     kind: Literal["zero_shot"]
     labels: Facts
