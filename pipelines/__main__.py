@@ -1,5 +1,5 @@
 """`python -m pipelines` is `latentlake`: what a Ray job's entrypoint calls."""
 
-from pipelines.cli.main import main
+from pipelines.cli.main import program
 
-main()
+program()

@@ -23,6 +23,7 @@ from pipelines.cli import (  # noqa: F401 (each adds its commands)
     tune,
     upkeep,
 )
+from pipelines.cli.ending import end_process
 from pipelines.cli.options import app
 from pipelines.cli.wording import as_command
 from pipelines.telemetry.logs import configure, in_json
@@ -38,8 +39,13 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def program() -> None:
+    """Entry point of the process."""
+    end_process(main)
+
+
 def main() -> None:
-    """Entry point: our errors become one message on stderr and an exit code; an interrupt (from Typer) is 130."""
+    """A command: our errors become one message on stderr and an exit code; an interrupt (from Typer) is 130."""
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are not forks
     signal.signal(signal.SIGTERM, interrupt)
     configure("text")
@@ -63,4 +69,4 @@ def tell(message: str, exit_code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    program()

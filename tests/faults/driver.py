@@ -71,4 +71,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from pipelines.cli.ending import end_process
+
+    end_process(lambda: sys.exit(main()))

@@ -15,7 +15,9 @@ import latentlake
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("LATENTLAKE_ALL_DATA" not in os.environ, reason="`make acceptance` evaluates MiniLM on all data"),
+    pytest.mark.skipif(
+        "LATENTLAKE_ALL_DATA" not in os.environ, reason="`make acceptance` evaluates MiniLM on all data"
+    ),
 ]
 
 
