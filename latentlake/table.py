@@ -53,6 +53,10 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("version", pa.int64()),  # of the table, once published; null: the run published nothing
     ]
 )
+DUPLICATE_FIELDS = (  # of a table whose job has dropped duplicates: the row that stays, and its object ("": it was deleted)
+    pa.field("duplicate_of", pa.string()),
+    pa.field("duplicate_of_object", pa.string()),
+)
 SUMMARY = StoredFormat("the summary of a commit")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 LISTING, COMPARING, STARTING, LOADING = "listing", "comparing", "starting", "loading models"
-EMBEDDING, COMMITTING, INDEXING, PUBLISHING = "embedding", "committing", "indexing", "publishing"
-PHASES = (LISTING, COMPARING, STARTING, LOADING, EMBEDDING, COMMITTING, INDEXING, PUBLISHING)
+EMBEDDING, DEDUPLICATING = "embedding", "deduplicating"
+COMMITTING, INDEXING, PUBLISHING = "committing", "indexing", "publishing"
+PHASES = (LISTING, COMPARING, STARTING, LOADING, EMBEDDING, DEDUPLICATING, COMMITTING, INDEXING, PUBLISHING)
 
 
 @dataclass(frozen=True)

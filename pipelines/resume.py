@@ -19,6 +19,8 @@ from pipelines.progress import Phases
 from pipelines.state.journal import ATTEMPTS_FOLDER
 from pipelines.state.ledger import open_dataset, read_runs, record_run
 from pipelines.state.manifest import (
+    DECISION,
+    DUPLICATES,
     MANIFEST,
     RESUMABLE,
     SHARDS_FOLDER,
@@ -119,5 +121,7 @@ def discard(lake: Storage, manifest: Manifest, why: str) -> None:
 
 def clear_folder(place: Storage) -> None:
     """Take away what only an unfinished run needs; the manifest last, so that what is cut short here is done again."""
-    for name in (STOP, WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT, MANIFEST):
+    for name in (STOP, WORK, SHARDS_FOLDER, ATTEMPTS_FOLDER, PATCHES_FOLDER, MERGED_FOLDER, GONE, LEFT):
+        place.remove(name)
+    for name in (DECISION, DUPLICATES, MANIFEST):
         place.remove(name)

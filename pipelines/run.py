@@ -32,6 +32,7 @@ from pipelines.planning.plan import Plan, resolve_models
 from pipelines.planning.work import GONE, LEFT, read_ids, read_work_ids
 from pipelines.progress import (
     COMMITTING,
+    DEDUPLICATING,
     EMBEDDING,
     INDEXING,
     LOADING,
@@ -181,6 +182,7 @@ class Run:
         version = self._prepare()
         with Tally(plan.spec.columns, self.lease.token) as tally:
             totals, actors = self._stream(version, tally)
+            totals = self._deduplicate(version, tally, totals)
             window = tally.window or (time.time(), time.time())
             self.first_read = None if tally.window is None else window[0]
             self.seconds["setup"], self.seconds["stream"] = window[0] - self.began, window[1] - window[0]
@@ -272,6 +274,15 @@ class Run:
         plan = self.plan
         records = read_records(plan.place, finished_shards(plan.place))
         return count_run(plan.changes, tally.count(records), len(plan.shards), plan.spec.columns)
+
+    def _deduplicate(self, version: int | None, tally: Tally, totals: dict[str, Counts]) -> dict[str, Counts]:
+        """Drop duplicates, where the job asks for it; the accounting then."""
+        if self.plan.spec.deduplicate is None:
+            return totals
+        from pipelines.publish.deduplicate import deduplicate
+
+        self.phases.begin(DEDUPLICATING)
+        return deduplicate(self.plan, version, tally, totals)
 
     def _check_rejects(self, totals: Mapping[str, Counts], tally: Tally) -> None:
         """Refuse to publish where too much was rejected; the rejects can be read all the same."""
@@ -367,7 +378,8 @@ class Run:
         )
         settled = (read_work_ids(plan.place), read_ids(plan.place, GONE), read_ids(plan.place, LEFT))
         lake, name = plan.spec.table.lake, plan.spec.table.name
-        write_rejects(lake, name, rows, settled if version is not None else (), plan.run_id)
+        deduplicated = plan.spec.deduplicate is not None
+        write_rejects(lake, name, rows, settled if version is not None else (), plan.run_id, deduplicated)
 
     def finish(self, state: str, peak_mb: float, failure: BaseException | None = None) -> Report:
         """Complete the report, note the run in the ledger, and clear its folder of what nobody needs."""

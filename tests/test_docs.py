@@ -33,7 +33,7 @@ from latentlake.evaluation.records import SCHEMA as EVALS_SCHEMA
 from latentlake.evaluation.suite import task_class
 from latentlake.indexes import ANN_MIN_ROWS, TRAINING_ROWS
 from latentlake.provenance import Provenance
-from latentlake.table import REJECTS_SCHEMA
+from latentlake.table import DUPLICATE_FIELDS, REJECTS_SCHEMA
 from operators import decode, embedders, errors, preprocess
 from operators.chain import Chain
 from operators.embedders._encoder import AudioEncoder, ImageEncoder, TextEncoder
@@ -51,6 +51,7 @@ from pipelines.flow.counts import Counts
 from pipelines.job.document import KEYS, EmbedKeys, job_schema
 from pipelines.job.jobfile import load_job, parse_yaml
 from pipelines.job.spec import (
+    DeduplicateSpec,
     GateSpec,
     IndexSpec,
     PoolSpec,
@@ -371,6 +372,7 @@ def test_the_job_page_names_every_key():
     models = {
         "pool": PoolSpec,
         "table": TableSpec,
+        "deduplicate": DeduplicateSpec,
         "index": IndexSpec,
         "text_index": TextIndexSpec,
         "scalar_index": ScalarIndexSpec,
@@ -442,7 +444,10 @@ def test_the_report_page_names_every_key():
 
 
 def test_the_table_page_names_every_column():
-    assert set(documented(section("docs/tables.md", "Rejects"))) == set(REJECTS_SCHEMA.names)
+    assert set(documented(section("docs/tables.md", "Rejects"))) == {
+        *REJECTS_SCHEMA.names,
+        *(field.name for field in DUPLICATE_FIELDS),
+    }
     assert set(documented(section("docs/tables.md", "The ledger, `_runs`"))) == set(RUNS_SCHEMA.names)
     assert set(documented(section("docs/tables.md", "Provenance"))) == {field.name for field in fields(Provenance)}
     indexes = section("docs/tables.md", "Indexes")

@@ -29,6 +29,8 @@ def print_report(report: dict[str, Any], table: str) -> None:
             print(f"    {found['rows_per_s']:.1f} rows/s{bare}")
         if found["truncated"]:
             print(f"    {found['truncated']} rows hold more text than the model takes (see {column}_truncated)")
+    if (found := report.get("deduplicated")) and found["rows_dropped"]:
+        print(f"  {found['rows_dropped']} of {found['rows']} rows dropped as duplicates by {found['column']}")
     for index in report["indexes"]:
         recall = f", recall@10 {index['recall']:.3f}" if index["recall"] is not None else ""
         print(f"  search of {index['column']}: {index['type']}{recall}")

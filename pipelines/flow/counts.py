@@ -12,6 +12,8 @@ from operators.errors import AccountingError
 from pipelines.flow.shard import Origin, Status
 
 OUTCOMES = ("embedded", "reused", "unchanged", "filtered", "rejected")
+# Of an object whose rows have several of these, the last one counts.
+FATES = (Origin.UNCHANGED, Origin.REUSED, Origin.EMBEDDED, Origin.REJECTED)
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,6 @@ class Counts:
 def count_shard(status: Status, rows: pa.Table, columns: Sequence[str]) -> dict[str, Counts]:
     """Accounting of one shard, by vector column. Raises `AccountingError`."""
     whole = [reject["outcome"] for reject in status.rejects if reject["column"] is None]
-    objects = rows["object_id"].combine_chunks().dictionary_encode()
-    codes, number = objects.indices.to_numpy(), len(objects.dictionary)
     counts = {}
     for column in columns:
         origins = rows[f"origin.{column}"].to_numpy()
@@ -50,19 +50,30 @@ def count_shard(status: Status, rows: pa.Table, columns: Sequence[str]) -> dict[
             raise AccountingError(
                 f"shard {status.shard}, column '{column}': {unfilled} rows have neither vector nor reject."
             )
-        fates = {origin: np.zeros(number, dtype=bool) for origin in Origin}
-        for origin, objects_of in fates.items():
-            objects_of[codes[origins == origin]] = True
-        rejected = fates[Origin.REJECTED]
-        embedded = fates[Origin.EMBEDDED] & ~rejected
-        reused = fates[Origin.REUSED] & ~rejected & ~embedded
-        unchanged = fates[Origin.UNCHANGED] & ~rejected & ~embedded & ~reused
+        of_origin = np.bincount(object_fates(rows, column)[1], minlength=len(Origin)).tolist()
         counts[column] = Counts(
             listed=status.listed,
-            embedded=int(embedded.sum()),
-            reused=int(reused.sum()),
-            unchanged=int(unchanged.sum()) + status.unchanged,
+            embedded=of_origin[Origin.EMBEDDED],
+            reused=of_origin[Origin.REUSED],
+            unchanged=of_origin[Origin.UNCHANGED] + status.unchanged,
             filtered=whole.count("filtered"),
-            rejected=int(rejected.sum()) + whole.count("rejected"),
+            rejected=of_origin[Origin.REJECTED] + whole.count("rejected"),
         ).check(f"shard {status.shard}, column '{column}'")
     return counts
+
+
+def object_fates(rows: pa.Table, column: str) -> tuple[pa.Array, np.ndarray]:
+    """Ids of the objects of a shard's rows, and for each the `Origin` that it counts by in a vector column, int8 (n,)."""
+    objects = rows["object_id"].combine_chunks().dictionary_encode()
+    codes, origins = objects.indices.to_numpy(), rows[f"origin.{column}"].to_numpy()
+    fates = np.zeros(len(objects.dictionary), dtype=np.int8)
+    for origin in FATES:
+        fates[codes[origins == origin]] = origin
+    return objects.dictionary, fates
+
+
+def fates_by_object(rows: pa.Table, columns: Sequence[str]) -> dict[str, list[int]]:
+    """The `Origin` that each object of a shard's rows counts by, one per vector column."""
+    fates = [object_fates(rows, column)[1].tolist() for column in columns]
+    objects = object_fates(rows, columns[0])[0].to_pylist()
+    return dict(zip(objects, map(list, zip(*fates, strict=True)), strict=True))

@@ -53,7 +53,17 @@ def make_stages(
         for embed, pool, drop in zip(plan.spec.embed, pools, drops(plan.spec.embed), strict=True)
     )
     columns, mode = tuple(plan.spec.columns), write_mode(plan)
-    writer = WriteShard(table.lake, table.name, plan.schema, columns, mode, plan.place, attempt, plan.patched)
+    writer = WriteShard(
+        table.lake,
+        table.name,
+        plan.schema,
+        columns,
+        mode,
+        plan.place,
+        attempt,
+        plan.patched,
+        tells_fates=plan.spec.deduplicate is not None,
+    )
     return Stages(reader, tuple(tasks), writer)
 
 

@@ -16,7 +16,7 @@ from lance.fragment import write_fragments
 from latentlake.storage import Storage
 from operators.errors import WriterConflict
 from pipelines.flow.columns import ROW_ID, write_patch
-from pipelines.flow.counts import count_shard
+from pipelines.flow.counts import count_shard, fates_by_object
 from pipelines.flow.facts import shard_facts
 from pipelines.flow.shard import LEFT, Origin, is_left, unpack, write_record
 from pipelines.planning.plan import Plan
@@ -37,6 +37,7 @@ class WriteShard:
     place: Storage  # folder of the run
     attempt: str  # which of the processes that worked on the run sent this task
     patched: tuple[str, ...] = ()  # columns that rows which the table has already are given, and nothing else
+    tells_fates: bool = False  # the record says of each object what became of it: rows may be dropped before the commit
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Write the shard's rows as fragments, then its record; one row that says how far the run is, with its `facts`.
@@ -54,7 +55,8 @@ class WriteShard:
             there = kept[ROW_ID].is_valid()
             patch = write_patch(self.place, status.shard, kept.filter(there), self.patched)
             kept = kept.filter(pc.invert(there))
-        fragments = self._write(table_rows(kept, self.schema)) if kept.num_rows else []
+        place = self.lake.child(f"{self.table}.lance")
+        fragments = write_rows(place, table_rows(kept, self.schema), self.schema, self.mode) if kept.num_rows else []
         status.time("write", began)
         record = {
             "attempt": self.attempt,
@@ -64,6 +66,7 @@ class WriteShard:
             "rows": kept.num_rows,
             "patch": patch,
             "truncated": count_truncated(kept, self.columns),
+            **({"fates": fates_by_object(rows, self.columns)} if self.tells_fates else {}),
         }
         if not write_record(self.place.child(SHARDS_FOLDER), status.shard, record):
             log.warning(
@@ -80,20 +83,22 @@ class WriteShard:
         }
         return pa.Table.from_pylist([report])
 
-    def _write(self, rows: pa.Table) -> list[str]:
-        place = self.lake.child(f"{self.table}.lance")
-        try:
-            written = write_fragments(
-                rows, place.lance_uri, schema=self.schema, mode=self.mode, **place.lance_arguments
-            )
-        except OSError as failure:
-            if "different schema" not in str(failure):
-                raise
-            raise WriterConflict(
-                f"table '{self.table}' was given other columns by another writer while this run embedded.\n"
-                "  Run the job again: it builds on what is there now."
-            ) from failure
-        return [json.dumps(fragment.to_json()) for fragment in written]
+
+def write_rows(place: Storage, rows: pa.Table | pa.RecordBatchReader, schema: pa.Schema, mode: str) -> list[str]:
+    """Write rows as fragments (JSON) of the table at a place; nothing is committed. `mode` is that of `WriteShard`.
+
+    Raises `WriterConflict` where the table has other columns by now.
+    """
+    try:
+        written = write_fragments(rows, place.lance_uri, schema=schema, mode=mode, **place.lance_arguments)
+    except OSError as failure:
+        if "different schema" not in str(failure):
+            raise
+        raise WriterConflict(
+            f"the table at '{place.uri}' was given other columns by another writer while this run embedded.\n"
+            "  Run the job again: it builds on what is there now."
+        ) from failure
+    return [json.dumps(fragment.to_json()) for fragment in written]
 
 
 def rows_to_write(rows: pa.Table, columns: Sequence[str]) -> pa.Table:

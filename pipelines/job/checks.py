@@ -15,7 +15,7 @@ from operators.errors import InvalidSpec, SpecError, did_you_mean, redact_url
 from operators.preprocess import find_operator, operators_by_name
 from pipelines.job.document import TABLE_NAME, reserved
 from pipelines.job.problems import Problems, Where, one_line
-from pipelines.job.spec import EmbedSpec, GateSpec, TableSpec
+from pipelines.job.spec import DeduplicateSpec, EmbedSpec, GateSpec, TableSpec
 from pipelines.sources.base import column_names
 from pipelines.values.conversions import is_encodable
 
@@ -88,6 +88,19 @@ def check_measures(gates: GateSpec, suite: Suite, problems: Problems) -> None:
                 where,
                 f"the suite '{suite.name}' has no '{measure}'.{did_you_mean(measure, known)} It has {', '.join(known)}.",
             )
+
+
+def check_deduplicate(asked: DeduplicateSpec, embeds: Sequence[EmbedSpec | None], problems: Problems) -> None:
+    """The column is one of the job's, and its vectors have a cosine. Where an entry of `embed` is wrong, that is told alone."""
+    dtypes = {embed.column: embed.dtype for embed in embeds if embed is not None}
+    if asked.column not in dtypes and None not in embeds:
+        known = f"{did_you_mean(asked.column, dtypes)} The job's: {', '.join(dtypes)}."
+        problems.add(("deduplicate", "column"), f"no vector column '{asked.column}'.{known}")
+    elif dtypes.get(asked.column) == "binary":
+        problems.add(
+            ("deduplicate", "column"),
+            f"'{asked.column}' holds bits, and rows are compared by cosine; name a column of float32 or float16.",
+        )
 
 
 def check_place(uri: str, options: Mapping[str, str], where: Where, problems: Problems) -> None:

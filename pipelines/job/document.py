@@ -22,6 +22,7 @@ from operators.fan_out import CHUNK
 from operators.preprocess import operators_by_name
 from operators.presets import preset_names, read_presets
 from pipelines.job.spec import (
+    DeduplicateSpec,
     GateSpec,
     IndexSpec,
     LimitSpec,
@@ -96,6 +97,7 @@ class JobFile(BaseModel):
     preprocess: list[dict[str, Any]] | None = None
     embed: list[dict[str, Any]]
     table: TableSpec
+    deduplicate: DeduplicateSpec | None = None
     index: list[IndexSpec] | None = None
     text_index: list[TextIndexSpec] | None = None
     scalar_index: list[ScalarIndexSpec] | None = None

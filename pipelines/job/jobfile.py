@@ -14,11 +14,20 @@ from operators.embedders import config_class
 from operators.errors import InvalidSpec, UnknownName, did_you_mean
 from operators.preprocess import find_operator
 from operators.presets import find_preset, preset_names
-from pipelines.job.checks import check_gates, check_place, check_references, check_table, entries_of
+from pipelines.job.checks import check_deduplicate, check_gates, check_place, check_references, check_table, entries_of
 from pipelines.job.document import KEYS, TABLE_NAME, EmbedKeys, JobFile
 from pipelines.job.overrides import apply_overrides
 from pipelines.job.problems import M, Problems, Where, no_mapping, one_line
-from pipelines.job.spec import EmbedSpec, GateSpec, IndexSpec, JobSpec, ScalarIndexSpec, TableSpec, TextIndexSpec
+from pipelines.job.spec import (
+    DeduplicateSpec,
+    EmbedSpec,
+    GateSpec,
+    IndexSpec,
+    JobSpec,
+    ScalarIndexSpec,
+    TableSpec,
+    TextIndexSpec,
+)
 from pipelines.sources import source_class
 
 
@@ -107,10 +116,14 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         for key, model in JobFile.sections().items()
         if key in data or not JobFile.model_fields[key].is_required()
     }
+    asked = data.get("deduplicate")
+    deduplicate = None if asked is None else problems.check(DeduplicateSpec, asked, ("deduplicate",))
     if isinstance(table := sections.get("table"), TableSpec):
         check_table(table, problems)
     if isinstance(gates := sections.get("gates"), GateSpec):
         check_gates(gates, problems)
+    if deduplicate is not None:
+        check_deduplicate(deduplicate, embeds, problems)
     check_references(data, modality, origin, embeds, steps, problems)
     if problems.found:
         raise InvalidSpec(problems.found, source)
@@ -120,6 +133,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job", problems: Problems |
         "modality": modality,
         "source": origin,
         "embed": embeds,
+        "deduplicate": deduplicate,
         "index": indexes,
         **declared,
     }

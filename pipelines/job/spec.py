@@ -72,6 +72,15 @@ class TableSpec(Section):
         return open_storage(self.uri, self.storage_options)
 
 
+class DeduplicateSpec(Section):
+    """Rows that a run does not keep, because their vector is nearly that of a row that stays. See `publish.near_rows`."""
+
+    column: str
+    threshold: float = Field(default=0.05, ge=0, lt=2)  # cosine distance
+    keep: Literal["nearest", "farthest"] = "nearest"  # to the centroid of its cluster
+    clusters: int | None = Field(default=None, ge=1)  # None: by the number of rows
+
+
 class IndexSpec(Section):
     """How a vector column is searched: its metric (None: the usual one of its dtype), and the index that speeds it up."""
 
@@ -203,6 +212,7 @@ class JobSpec(Section):
     chain: Chain
     embed: tuple[EmbedSpec, ...]
     table: TableSpec
+    deduplicate: DeduplicateSpec | None = None
     index: tuple[IndexSpec, ...] = ()
     text_index: tuple[TextIndexSpec, ...] = ()
     scalar_index: tuple[ScalarIndexSpec, ...] = ()
@@ -267,6 +277,7 @@ class JobSpec(Section):
                 for e in self.embed
             ],
             "table": {**table.model_dump(mode="json"), "uri": table.lake.lance_uri},
+            **({} if self.deduplicate is None else {"deduplicate": self.deduplicate.model_dump(mode="json")}),
             **{
                 name: [index.model_dump(mode="json") for index in declared]
                 for name, declared in (("text_index", self.text_index), ("scalar_index", self.scalar_index))

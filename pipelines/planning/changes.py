@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from latentlake.filters import sql_string
-from latentlake.table import REJECTS_SCHEMA
+from latentlake.table import DUPLICATE_FIELDS, REJECTS_SCHEMA
 from operators.errors import LatentLakeError
 from pipelines.sources._bounds import UNLISTED
 from pipelines.sources._names import LEFT_OUT
@@ -29,7 +29,10 @@ from pipelines.state.manifest import Carried, Changes, Retry
 WORK_SCHEMA = LISTING_SCHEMA.append(pa.field("base_hash", pa.string()))
 OBJECTS_SCHEMA = pa.schema([pa.field("object_id", pa.string()), pa.field("object_hash", pa.string())])
 NUMBERED_SCHEMA = LISTING_SCHEMA.append(pa.field("row", pa.int64()))
-FAULTS_SCHEMA = pa.schema([REJECTS_SCHEMA.field(name) for name in ("object_id", "column", "outcome", "stage")])
+KEPT_OBJECT = DUPLICATE_FIELDS[1]
+FAULTS_SCHEMA = pa.schema(
+    [*(REJECTS_SCHEMA.field(name) for name in ("object_id", "column", "outcome", "stage")), KEPT_OBJECT]
+)
 IDS_SCHEMA = pa.schema([pa.field("object_id", pa.string())])
 
 INCOMPLETE = ""  # in place of the hash of an object that lacks a vector: no content is equal to it, and it sorts first
@@ -110,6 +113,22 @@ WITH refused AS (
         AND entry.position IS NOT DISTINCT FROM before.position
 )
 SELECT *, as_before AND NOT again AND (in_table OR rejected OR filtered) AS same FROM known
+"""
+# A row was dropped because of another object's row. Where that object is read again, leaves the table or has left it, the
+# dropped row's object is read again too; and so are the objects whose rows were dropped because of this one's.
+SETTLED_AGAIN = """
+CREATE TABLE moved AS
+WITH RECURSIVE moved(object_id) AS (
+    SELECT object_id FROM (
+        SELECT object_id FROM fates JOIN listing_marked USING (row) WHERE NOT same
+        UNION ALL SELECT object_id FROM gone WHERE {prunes}
+        UNION ALL SELECT duplicates.object_id FROM duplicates ANTI JOIN objects ON duplicate_of_object = objects.object_id
+    )
+    UNION
+    SELECT duplicates.object_id FROM duplicates JOIN moved ON duplicates.duplicate_of_object = moved.object_id
+)
+SELECT object_id FROM moved;
+UPDATE fates SET same = false WHERE row IN (SELECT row FROM listing_marked JOIN moved USING (object_id))
 """
 TALLY = """
 SELECT same, in_table, rejected, filtered, missing, count(*), coalesce(sum(size), 0)
@@ -192,6 +211,7 @@ class Comparison:
         columns: Sequence[str],
         retry: Retry | None = None,
         own: str | None = None,
+        prune: bool = False,
     ) -> Changes:
         """Compare the listing with the one that the table's version stands for.
 
@@ -204,10 +224,13 @@ class Comparison:
         With `retry` every entry counts as the one before (`previous` is not looked at) and nothing as gone; what has a
         reject of that kind, whole or in one of `columns`, is tried again, and so is an entry of which nothing is known.
 
+        An object with a row that was dropped as a duplicate of another object's is read again when that object is, when it is
+        not in the table, or when it is gone and the run prunes (`prune`). It is `INCOMPLETE` where it is read again.
+
         What is left out by its name, or has a name that matches `own` (see `SourceConfig.own`), is not gone.
         """
         self._load_listing("previous", () if retry else previous or ())
-        self._load("CREATE TABLE rejects AS SELECT * FROM pieces", rejects, FAULTS_SCHEMA)
+        self._load("CREATE TABLE rejects AS SELECT * FROM pieces", map(with_kept_object, rejects), FAULTS_SCHEMA)
         self._load(
             "CREATE TABLE objects AS SELECT object_id, min(object_hash) AS object_hash FROM pieces GROUP BY object_id",
             objects,
@@ -221,6 +244,8 @@ class Comparison:
             mine = "" if own is None else f"WHERE NOT regexp_matches(object_id, {sql_string(own)})"
             unlisted += f" ANTI JOIN listing_left_out USING (object_id) {mine}"
         self._database.execute(f"CREATE TABLE gone AS SELECT object_id FROM objects {unlisted}")
+        unlisted_files = self._count(f"listing WHERE starts_with(error, {sql_string(UNLISTED)})")
+        self._look_again(prune and retry is None and not unlisted_files)
         tally = self._database.execute(TALLY).fetchall()
         return Changes(
             listed=self._count("listing"),
@@ -232,8 +257,16 @@ class Comparison:
             left=self._count("left_over"),
             left_out=self._count("listing_left_out"),
             forgotten=self._count("listing_forgotten"),
-            unlisted=self._count(f"listing WHERE starts_with(error, {sql_string(UNLISTED)})"),
+            unlisted=unlisted_files,
         )
+
+    def _look_again(self, prunes: bool) -> None:
+        """Read the objects again whose rows were dropped because of a row that may not stay; see `SETTLED_AGAIN`."""
+        named = "duplicate_of_object IS NOT NULL"
+        pairs = f"SELECT DISTINCT object_id, duplicate_of_object FROM rejects WHERE {named}"
+        self._database.execute(f"CREATE TABLE duplicates AS {pairs}")
+        if self._count("duplicates"):
+            self._database.execute(SETTLED_AGAIN.format(prunes=str(prunes).lower()))
 
     def work(self) -> Iterator[pa.Table]:
         """The entries to read (`WORK_SCHEMA`), in the order of the listing."""
@@ -292,6 +325,13 @@ class Comparison:
         return int(count)
 
 
+def with_kept_object(rejects: pa.Table) -> pa.Table:
+    """Rejects with the column `duplicate_of_object`, all null where no run of the table has dropped duplicates."""
+    if KEPT_OBJECT.name in rejects.column_names:
+        return rejects
+    return rejects.append_column(KEPT_OBJECT, pa.nulls(rejects.num_rows, KEPT_OBJECT.type))
+
+
 def numbered(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Pieces with each row's place in the whole, in `row`."""
     start = 0
@@ -309,7 +349,7 @@ def fates_query(columns: Sequence[str], retry: Retry | None) -> str:
         again = f'{kind} AND ("column" IS NULL OR "column" IN ({names}))'
     return FATES.format(
         again=again,
-        partly=f'"column" IN ({names})',
+        partly=f'"column" IN ({names}) OR duplicate_of_object IS NOT NULL',
         incomplete=sql_string(INCOMPLETE),
         missing=", ".join(
             f'coalesce(bool_or(("column" IS NULL AND outcome = \'rejected\') OR "column" = {sql_string(column)}), false)'
@@ -330,6 +370,8 @@ def carry(tally: Sequence[tuple[Any, ...]], at: int) -> Carried:
             unchanged, rejected = unchanged + count * (not missing[at]), rejected + count * missing[at]
         elif refused:
             rejected += count
-        elif filtered:
-            dropped += count
+        elif (
+            filtered
+        ):  # as an object whose rows were dropped as duplicates; a column that had rejected it did so before
+            dropped, rejected = dropped + count * (not missing[at]), rejected + count * missing[at]
     return Carried(unchanged, rejected, dropped)

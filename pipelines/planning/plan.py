@@ -123,24 +123,29 @@ def state_key(spec: JobSpec, fields: tuple[pa.Field, ...]) -> str:
     """See `Plan.state_key`."""
     fingerprints = {e.column: fingerprint_of(e.config, spec.chain, e.dtype) for e in spec.embed}
     metadata = [(field.name, str(field.type)) for field in fields]
-    limit = {} if spec.limit is None else {"limit": spec.limit}
-    return short_hash({"source": spec.source.identity(), "columns": fingerprints, "metadata": metadata, **limit})
+    source = spec.source.identity()
+    return short_hash({"source": source, "columns": fingerprints, "metadata": metadata, **optional_keys(spec)})
 
 
 def resume_key(spec: JobSpec, retry: Retry | None = None) -> str:
     """Equal for two jobs of which one may finish what the other began: what is read, how, by which models, to where."""
     scheme = {"hash": HASH_SCHEME} if HASH_SCHEME > 1 else {}
-    limit = {} if spec.limit is None else {"limit": spec.limit}
     return short_hash(
         {
             **scheme,
-            **limit,
+            **optional_keys(spec),
             "source": spec.source.model_dump(mode="json", exclude={"storage_options"}),
             "columns": fingerprints_of(spec),
             "table": spec.table.model_dump(mode="json", exclude={"storage_options", "uri"}),
             "retry": None if retry is None else asdict(retry),
         }
     )
+
+
+def optional_keys(spec: JobSpec) -> dict[str, Any]:
+    """What a job may ask for that decides which rows it keeps; nothing of it is in the key of a job that does not."""
+    asked = {"limit": spec.limit, "deduplicate": spec.deduplicate and spec.deduplicate.model_dump(mode="json")}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def fingerprints_of(spec: JobSpec) -> dict[str, str]:
@@ -310,6 +315,7 @@ def compare(
         spec.columns,
         retry,
         source.own if source.uri_is_object else None,
+        prune=spec.table.prune and spec.limit is None,
     )
     if 0 < changes.unlisted == changes.listed:
         raise no_file_listed(spec, comparison)
@@ -425,6 +431,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
             {"stage": "read", "decode": spec.modality, "preprocess": [s.op for s in spec.chain.steps]},
             *({"stage": "embed", **pool.to_json()} for pool in pools),
             {"stage": "write", "new_columns": [field.name for field in plan.new_fields]},
+            *([{"stage": "deduplicate", **spec.deduplicate.model_dump()}] if spec.deduplicate else ()),
         ],
         "dimensions": {e.column: e.config.dimension for e in spec.embed},
         "fingerprints": fingerprints_of(spec),

@@ -102,11 +102,12 @@ def build_report(
                 **rates[column],
                 "truncated": tally.truncated[column],
                 "measured": tally.measured[column],
-                "calibration": calibration(tally, column, totals[column].embedded),
+                "calibration": calibration(tally, column, totals[column].embedded + tally.embedded_dropped[column]),
                 "actors": actors.get(column, []),
             }
             for column in columns
         },
+        **({} if tally.deduplicated is None else {"deduplicated": tally.deduplicated}),
         "rows_written": tally.rows + tally.patched,
         "truncated": tally.truncated[first],
         "objects_read": tally.objects_read,

@@ -40,6 +40,8 @@ class Tally:
         self.patched = self.replaced = 0
         self.truncated = dict.fromkeys(columns, 0)
         self.embedded = dict.fromkeys(columns, 0)  # rows
+        self.embedded_dropped = dict.fromkeys(columns, 0)  # objects that were embedded, and dropped as duplicates
+        self.deduplicated: dict[str, Any] | None = None  # what the report says of dropped rows
         self.embedded_now = dict.fromkeys(columns, 0)  # rows, by this attempt
         self.rates: dict[str, dict[str, float]] = {column: {} for column in columns}  # bare rate, by actor
         self.models = {column: Pace() for column in columns}  # of this attempt, as are the next
@@ -91,6 +93,16 @@ class Tally:
         for record in records:
             self.add(record)
             yield record
+
+    def drop(
+        self, fragments: list[str], rows: int, truncated: Mapping[str, int], rejects: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Leave out some rows: what the fragments are without them, how many they are, and a reject for each."""
+        self.fragments = fragments
+        self.rows -= rows
+        for column, number in truncated.items():
+            self.truncated[column] -= number
+        self._rejects.writelines(json.dumps(reject) + "\n" for reject in rejects)
 
     def replaced_ids(self) -> Iterator[pa.Table]:
         """Objects of the table whose rows the run replaces, in pieces: column `object_id`."""

@@ -20,7 +20,7 @@ from latentlake.filters import sql_string
 from latentlake.formats import StoredFormat
 from latentlake.opening import open_lance
 from latentlake.storage import Storage
-from latentlake.table import REJECTS_SCHEMA, REJECTS_SUFFIX
+from latentlake.table import DUPLICATE_FIELDS, REJECTS_SCHEMA, REJECTS_SUFFIX
 from latentlake.tag_log import WORK_FOLDER
 from operators.errors import Unreadable
 from pipelines.job.spec import with_todays_keys
@@ -193,8 +193,11 @@ def write_rejects(
     rows: Iterable[Sequence[dict[str, Any]]],
     settled: Iterable[Iterator[pa.Table]],
     run_id: str,
+    deduplicated: bool = False,
 ) -> None:
     """Add a run's rejects (`rows`, in pieces), and take out what no longer holds.
+
+    Those of a run that deduplicates have `DUPLICATE_FIELDS` too.
 
     `settled` are the ids of objects whose fate a published run has decided again, or that left the source: their earlier
     rejects go; no id stands twice in one of its streams. Empty for a run that published nothing. So do rejects of runs that
@@ -207,8 +210,19 @@ def write_rejects(
             rejects.merge_insert("object_id").when_matched_delete().execute(ids_reader(ids))
     else:
         append_rows(lake, rejects_name(table), REJECTS_SCHEMA.empty_table())
+    schema = rejects_schema(lake, table, deduplicated)
     for piece in rows:
-        append_rows(lake, rejects_name(table), pa.Table.from_pylist(list(piece), schema=REJECTS_SCHEMA))
+        append_rows(lake, rejects_name(table), pa.Table.from_pylist(list(piece), schema=schema))
+
+
+def rejects_schema(lake: Storage, table: str, deduplicated: bool) -> pa.Schema:
+    """Schema of a table's rejects, which get what they lack of `DUPLICATE_FIELDS` once a run deduplicates."""
+    rejects = open_dataset(lake, rejects_name(table))
+    assert rejects is not None, "it was there, or has just been made"
+    missing = [field for field in DUPLICATE_FIELDS if field.name not in rejects.schema.names]
+    if deduplicated and missing:
+        rejects.add_columns(pa.schema(missing))
+    return pa.schema([*REJECTS_SCHEMA, *DUPLICATE_FIELDS]) if deduplicated or not missing else REJECTS_SCHEMA
 
 
 def ids_reader(pieces: Iterable[pa.Table]) -> pa.RecordBatchReader:

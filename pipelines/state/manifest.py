@@ -20,6 +20,7 @@ from pipelines.values.hashing import HASH_SCHEME
 
 MANIFEST = "run.json"
 SHARDS_FOLDER = "shards"
+DECISION, DUPLICATES = "deduplicated.json", "duplicates.parquet"  # see `publish.deduplicate`
 SCHEMAS = ("fields", "new_fields", "schema")
 RESUMABLE = ("failed", "interrupted")  # states of runs that go on when their job is run again
 

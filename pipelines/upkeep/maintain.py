@@ -24,6 +24,7 @@ from latentlake.tuning.queries import QUERIES_FOLDER
 from operators.errors import AccountingError, NotFound, Unreadable, WriterConflict
 from pipelines.flow.columns import read_merged
 from pipelines.publish.commit import find_commit, named_files
+from pipelines.publish.deduplicate import read_decision
 from pipelines.publish.gates import Gate, to_json
 from pipelines.publish.indexes import indexes_after
 from pipelines.publish.stored_gates import stored_gates
@@ -241,7 +242,9 @@ def remove_orphans(lake: Storage, table: str, older_than: timedelta, resumable: 
     for manifest in resumable:
         place = manifest.place(lake)
         written = (text for record in readable_records(place) for text in record["fragments"])
+        decision = read_decision(place)
         old -= named_files(chain(written, (record["fragment"] for record in read_merged(place))))
+        old -= set() if decision is None else named_files(decision["fragments"])
     for name in old:
         data.remove(name)
     return len(old)

@@ -14,17 +14,27 @@ from lance import LanceDataset
 from latentlake.evaluation.records import EVALS_TABLE
 from latentlake.filters import sql_string
 from latentlake.storage import Storage
+from latentlake.table import DUPLICATE_FIELDS
 from pipelines.state.ledger import RUNS_SCHEMA, RUNS_TABLE, WORK_FOLDER, open_dataset, read_runs, rejects_name
 from pipelines.state.reports import rewrite_report
 
+KEPT_ROW, KEPT_OBJECT = (field.name for field in DUPLICATE_FIELDS)
+UNNAMED = {KEPT_ROW: "''", KEPT_OBJECT: "''", "error": "'duplicates a row that was deleted since'"}
 DELETED = "[deleted]"  # in place of an id in what the ledger says of a run
 
 
 def delete_rejects(lake: Storage, table: str, ids: Collection[str]) -> int:
-    """Delete the objects' rejects, and those of other entries that name them; how many."""
+    """Delete the objects' rejects, and those of other entries that name them; how many.
+
+    What was dropped as a duplicate of one of them keeps its reject, which names nobody any more: the next run looks at it again.
+    """
     rejects = open_dataset(lake, rejects_name(table))
     if rejects is None:
         return 0
+    if KEPT_OBJECT in rejects.schema.names:
+        asked = sorted(ids)
+        for at in range(0, len(asked), 1000):
+            rejects.update(UNNAMED, f"{KEPT_OBJECT} IN ({', '.join(map(sql_string, asked[at : at + 1000]))})")
     mine: list[int] = []
     for batch in rejects.scanner(columns=["object_id", "error"], with_row_id=True).to_batches():
         mine += [row["_rowid"] for row in batch.to_pylist() if row["object_id"] in ids or named_in(row["error"], ids)]

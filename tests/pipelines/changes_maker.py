@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from latentlake.table import REJECTS_SCHEMA
+from latentlake.table import DUPLICATE_FIELDS, REJECTS_SCHEMA
 from pipelines.planning.changes import WORK_SCHEMA, Comparison
 from pipelines.sources.base import LISTING_SCHEMA, as_listing
 from pipelines.state.manifest import Changes, Retry
@@ -30,6 +30,11 @@ def reject(name: str, column: str | None = None, outcome: str = "rejected", stag
         "run_id": "r",
         "version": 1,
     }
+
+
+def duplicate(name: str, of: str) -> dict[str, Any]:
+    """A reject of an object with a row that duplicates one of the object `of`."""
+    return {**reject(name, outcome="filtered", stage="deduplicate"), "duplicate_of": of, "duplicate_of_object": of}
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,23 @@ def changes_of(
     rejects: list[dict[str, Any]] | None = None,
     columns: tuple[str, ...] = COLUMNS,
     retry: Retry | None = None,
+    prune: bool = False,
 ) -> Found:
     objects = pa.table(
         {"object_id": pa.array(list(table), pa.string()), "object_hash": pa.array(list(table.values()), pa.string())}
     )
+    deduplicated = any("duplicate_of_object" in line for line in rejects or ())
+    schema = pa.schema([*REJECTS_SCHEMA, *(DUPLICATE_FIELDS if deduplicated else ())])
     with Comparison() as comparison:
         assert comparison.load(in_pieces(as_listing(now))) == len(now)
         entries = whole(comparison.entries(), LISTING_SCHEMA)
         changes = comparison.find_changes(
             None if before is None else in_pieces(as_listing(before)),
             in_pieces(objects),
-            in_pieces(pa.Table.from_pylist(rejects or [], schema=REJECTS_SCHEMA)),
+            in_pieces(pa.Table.from_pylist(rejects or [], schema=schema)),
             columns,
             retry,
+            prune=prune,
         )
         work = whole(comparison.work(), WORK_SCHEMA)
         gone, left = (

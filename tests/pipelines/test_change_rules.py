@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from changes_maker import COLUMNS, carried, changes_of, entry, reject
+from changes_maker import COLUMNS, carried, changes_of, duplicate, entry, reject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +76,9 @@ def verdict(
         return {c: "rejected" if missing[c] else "unchanged" for c in COLUMNS}
     if all(missing.values()):
         return dict.fromkeys(COLUMNS, "rejected")
-    return dict.fromkeys(COLUMNS, "filtered") if any(r["outcome"] == "filtered" for r in of_all) else "work"
+    if any(r["outcome"] == "filtered" for r in of_all):
+        return {c: "rejected" if missing[c] else "filtered" for c in COLUMNS}
+    return "work"
 
 
 @settings(max_examples=100, deadline=None)
@@ -115,3 +117,37 @@ def test_every_entry_is_judged_by_the_rules(
     assert sorted(found.gone) == ([] if retry else sorted(table.keys() - listed))
     assert sorted(found.left) == ([] if retry else sorted({r["object_id"] for r in rejects} - listed))
     assert found.changes.in_table == len(table)
+
+
+LETTERS = "abcdef"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(LETTERS), st.sampled_from("112"), min_size=1),
+    st.sets(st.sampled_from(LETTERS)),
+    st.lists(st.tuples(st.sampled_from(LETTERS), st.sampled_from(LETTERS)), max_size=6),
+    st.booleans(),
+)
+def test_an_object_is_read_again_with_the_one_whose_row_its_own_duplicates(
+    now: dict[str, str], table: set[str], pairs: list[tuple[str, str]], prune: bool
+):
+    """`pairs` are objects with a dropped row, and whose row that duplicates; all had version 1 before."""
+    found = changes_of(
+        [entry(name, version) for name, version in now.items()],
+        [entry(name) for name in LETTERS],
+        dict.fromkeys(table, "h"),
+        [duplicate(name, of) for name, of in pairs],
+        prune=prune,
+    )
+    dropped = {name for name, _ in pairs}
+    moved = {name for name, version in now.items() if version == "2" or name not in table | dropped}
+    moved |= (table - now.keys() if prune else set()) | {name for name, of in pairs if of not in table}
+    while more := {name for name, of in pairs if of in moved} - moved:
+        moved |= more
+    read = {row["object_id"]: row["base_hash"] for row in found.work.to_pylist()}
+    assert read == {
+        name: (INCOMPLETE if name in dropped else "h") if name in table else None for name in moved & now.keys()
+    }
+    left = now.keys() - moved
+    assert carried(found) == (len(left & table), 0, len(left - table))

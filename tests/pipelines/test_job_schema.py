@@ -30,6 +30,8 @@ def schema() -> Draft202012Validator:
         changed("source", {"kind": "files", "uri": "in", "include": ["*.txt"]}),
         changed("embed.1", {"column": "more", "model": "minilm"}),
         changed("embed.1", {"column": "more", "model": "minilm", "pool": None, "dtype": "binary"}),
+        {**GOOD, "deduplicate": {"column": "words", "threshold": 0.1, "keep": "farthest", "clusters": 3}},
+        {**GOOD, "deduplicate": None},
         {**GOOD, "limits": {"object_timeout_s": 5}, "decode": {"encoding": "cp437"}},
     ],
 )
