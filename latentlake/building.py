@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from latentlake.indexes import (
+    Builder,
     IndexInfo,
     IndexType,
+    build_whole,
     choose_index,
     count_vectors,
     extend_index,
@@ -48,6 +50,7 @@ class IndexReport:
     added: int = 0  # rows that the index has taken in since
     version: int | None = None  # of the table, that the report is of
     tuned: SearchSettings | None = None  # of an index with a target: how it is searched, and what that finds
+    built: str | None = None  # where it was built for this report: how, and why so
 
 
 def build_index(
@@ -58,6 +61,7 @@ def build_index(
     before: IndexReport | None = None,
     goal: Goal | None = None,
     queries: QueriesOf | None = None,
+    builder: Builder = build_whole,
 ) -> IndexReport:
     """Bring the index of a vector column up to date; `dataset` (pylance) moves to the version that has it.
 
@@ -71,6 +75,7 @@ def build_index(
 
     With a `goal`, or where the column was tuned earlier, the index is tuned to a recall (see `tuning.upkeep.keep_tuned`) with
     `queries`, or without them with moved rows of the table. `recall` is then what queries find that tuned nothing.
+    `builder` builds where one is to be built.
     """
     started = time.perf_counter()
     field = vector_field(dataset, column)
@@ -81,7 +86,7 @@ def build_index(
         write_settings(dataset, column, None)
     elif goal is not None or tuned:
         moved = lambda there: split(move_rows(there, column, provenance_metric), "rows")  # noqa: E731
-        found_now = keep_tuned(dataset, column, provenance_metric, rows, type, goal, queries or moved)
+        found_now = keep_tuned(dataset, column, provenance_metric, rows, type, goal, queries or moved, builder)
         return tuned_report(dataset, column, rows, found_now, time.perf_counter() - started)
     choice = choose_index(rows, field.type.list_size, provenance_metric, type)
     found = find_index(dataset, column)
@@ -89,9 +94,7 @@ def build_index(
         dataset.drop_index(found.name)
     elif found is None or is_stale(found, provenance_metric, type):
         if choice is not None:
-            dataset.create_index(
-                column, name=found.name if found else f"{column}_idx", replace=found is not None, **choice
-            )
+            builder(dataset, column, found.name if found else f"{column}_idx", choice, rows)
     else:
         extend_index(dataset, found, rows)
     seconds = time.perf_counter() - started

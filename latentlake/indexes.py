@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -27,6 +27,10 @@ REFINE_FACTOR = 10
 FILTERED_REFINE_FACTOR = 100
 # Each extension of an index adds a segment, which every search visits; from this many on they are merged.
 MAX_SEGMENTS = 8
+
+# Builds an index of a column: dataset, column, name, arguments of Lance's `create_index`, vectors. It takes the place of one of that
+# name, and the dataset moves to the version that has it.
+Builder = Callable[[Any, str, str, Mapping[str, Any], int], None]
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ def choose_index(rows: int, dimension: int, metric: str, type: IndexType) -> dic
         parts = max(n for n in range(1, max(1, dimension // 8) + 1) if dimension % n == 0)
         return {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts}
     return {"index_type": type.upper(), "metric": metric}
+
+
+def build_whole(dataset: Any, column: str, name: str, build: Mapping[str, Any], rows: int) -> None:
+    """Build an index in this process; see `Builder`."""
+    dataset.create_index(column, name=name, replace=True, **build)
 
 
 def merge_index(dataset: Any, found: IndexInfo) -> None:

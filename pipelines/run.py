@@ -42,6 +42,7 @@ from pipelines.progress import (
     Progress,
 )
 from pipelines.publish.accounting import count_run
+from pipelines.publish.building import Building
 from pipelines.publish.gates import Gate, check_gates, to_json
 from pipelines.publish.indexes import known_indexes
 from pipelines.publish.memory import PeakMemory
@@ -329,8 +330,9 @@ class Run:
             self.lease.check()
             asked, metric = spec.index_of(column), stored[column].metric
             queries = stored_queries_of(spec.table.lake, spec.table.name, column)
-            built = build_index(table, column, metric, asked.type, known.get(column), asked.goal, queries)
-            self.report["indexes"].append(asdict(built))
+            building = Building(self.plan, asked.build, self.lease.check)
+            built = build_index(table, column, metric, asked.type, known.get(column), asked.goal, queries, building)
+            self.report["indexes"].append(asdict(replace(built, built=building.how)))
             self.head = int(table.version)
         for wanted in spec.column_indexes:
             self.lease.check()

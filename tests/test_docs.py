@@ -61,6 +61,7 @@ from pipelines.job.spec import (
     TableSpec,
     TextIndexSpec,
 )
+from pipelines.publish.building import DISTRIBUTED_ROWS
 from pipelines.publish.report import build_report
 from pipelines.publish.tally import Tally
 from pipelines.state.ledger import RUNS_SCHEMA
@@ -453,6 +454,7 @@ def test_the_table_page_names_every_column():
     indexes = section("docs/tables.md", "Indexes")
     assert f"{ANN_MIN_ROWS:,} vectors" in indexes
     assert f"from {TRAINING_ROWS} vectors on" in indexes
+    assert f"{DISTRIBUTED_ROWS:,} vectors" in section("docs/indexes.md", "Large tables")
 
 
 def test_the_sdk_page_names_every_member():

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from latentlake.indexes import IndexInfo, IndexType, choose_index, find_index, index_segments
+from latentlake.indexes import (
+    Builder,
+    IndexInfo,
+    IndexType,
+    build_whole,
+    choose_index,
+    find_index,
+    index_segments,
+)
 from latentlake.tuning.choice import QUERIES, Candidate, Choice, choose, count_partitions, describe
 from latentlake.tuning.efforts import cheapest, meets, raise_effort, tune_effort
 from latentlake.tuning.goal import Goal
@@ -59,7 +67,14 @@ def open_column(dataset: Any, column: str, metric: str, goal: Goal, queries: np.
 
 
 def tune_index(
-    dataset: Any, column: str, metric: str, rows: int, type: IndexType, goal: Goal, queries: Queries
+    dataset: Any,
+    column: str,
+    metric: str,
+    rows: int,
+    type: IndexType,
+    goal: Goal,
+    queries: Queries,
+    builder: Builder = build_whole,
 ) -> SearchSettings:
     """Choose, build, tune and measure the index of a column of `rows` vectors, in place of the one it has.
 
@@ -69,8 +84,7 @@ def tune_index(
     found = find_index(dataset, column)
     began = time.perf_counter()
     if choice.chosen.build:
-        name = found.name if found else f"{column}_idx"
-        dataset.create_index(column, name=name, replace=found is not None, **choice.chosen.build)
+        builder(dataset, column, found.name if found else f"{column}_idx", choice.chosen.build, rows)
     elif found is not None:
         dataset.drop_index(found.name)
     build_s = time.perf_counter() - began

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from latentlake.indexes import IndexInfo, IndexType, extend_index, find_index, index_segments
+from latentlake.indexes import Builder, IndexInfo, IndexType, build_whole, extend_index, find_index, index_segments
 from latentlake.tuning.choice import count_partitions
 from latentlake.tuning.goal import Goal
 from latentlake.tuning.queries import Queries
@@ -31,7 +31,14 @@ def goal_of(settings: SearchSettings) -> Goal:
 
 
 def keep_tuned(
-    dataset: Any, column: str, metric: str, rows: int, type: IndexType, goal: Goal | None, queries: QueriesOf
+    dataset: Any,
+    column: str,
+    metric: str,
+    rows: int,
+    type: IndexType,
+    goal: Goal | None,
+    queries: QueriesOf,
+    builder: Builder = build_whole,
 ) -> SearchSettings:
     """Bring the tuned index of a column of `rows` vectors up to date; `dataset` moves to the version that has it.
 
@@ -44,10 +51,10 @@ def keep_tuned(
         raise AssertionError(f"column '{column}' has neither a goal nor settings")
     found = find_index(dataset, column)
     if settings is None or asks_other(settings, goal, type) or outdated(settings, found, metric):
-        return tune_index(dataset, column, metric, rows, type, wanted, queries(dataset))
+        return tune_index(dataset, column, metric, rows, type, wanted, queries(dataset), builder)
     if found is not None:
         extend_index(dataset, found, rows)
-    return check_tuned(dataset, column, metric, rows, settings, queries)
+    return check_tuned(dataset, column, metric, rows, settings, queries, builder=builder)
 
 
 def asks_other(settings: SearchSettings, goal: Goal | None, type: IndexType) -> bool:
@@ -72,6 +79,7 @@ def check_tuned(
     settings: SearchSettings,
     queries: QueriesOf,
     always: bool = False,
+    builder: Builder = build_whole,
 ) -> SearchSettings:
     """The settings of a column, which were tuned earlier, as they hold for this version.
 
@@ -85,7 +93,7 @@ def check_tuned(
     goal, asked = goal_of(settings), queries(dataset)
     found = find_index(dataset, column)
     if found is None:
-        return tune_index(dataset, column, metric, rows, settings.asked, goal, asked)
+        return tune_index(dataset, column, metric, rows, settings.asked, goal, asked, builder)
     now = replace(
         settings,
         partitions=count_partitions(dataset, found.name),
@@ -99,7 +107,7 @@ def check_tuned(
         tuned = tune_search(dataset, column, metric, rows, goal, asked, settings.why)
         if not holds(tuned, settings) or tuned.effort is None:
             log.info("'%s' finds %.3f once tuned: built again", column, tuned.measured.recall)
-            return tune_index(dataset, column, metric, rows, settings.asked, goal, asked)
+            return tune_index(dataset, column, metric, rows, settings.asked, goal, asked, builder)
         measured = replace(
             tuned, build=settings.build, build_s=settings.build_s, choice_s=settings.choice_s, asked=settings.asked
         )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latentlake.column_indexes import ColumnIndex, Language, ScalarType, text_index
 from latentlake.indexes import IndexType
+from latentlake.segments import SPLIT_TYPES
 from latentlake.storage import Storage, open_storage
 from latentlake.stored import Metric, StoredDtype, default_metric, stored_length
 from latentlake.tuning.goal import Goal
@@ -18,6 +19,8 @@ from operators.decode import embedded_as
 from operators.embedders.base import EmbedderConfig
 from operators.errors import SpecError
 from pipelines.sources.base import SourceConfig
+
+BuildMode = Literal["auto", "single", "distributed"]  # of an index: where, and by how many processes
 
 
 class Section(BaseModel):
@@ -91,14 +94,17 @@ class IndexSpec(Section):
     k: int = Field(default=10, ge=1, le=1000)
     max_p95_ms: float | None = Field(default=None, gt=0)
     queries: str | None = None  # Parquet or JSON lines, with a column `text`, `file` or `vector`
+    build: BuildMode = "auto"
 
     @model_validator(mode="after")
     def tuned(self) -> IndexSpec:
-        """What tuning needs is given with a target alone."""
+        """What tuning needs is given with a target alone, and each build has a type that it can build."""
         if self.target_recall is None and (self.queries or self.max_p95_ms or self.k != 10):
             raise ValueError("k, max_p95_ms and queries are of a tuned index: give target_recall too")
         if self.target_recall is not None and self.type == "none":
             raise ValueError("type none has no recall to tune: leave target_recall out")
+        if self.build == "distributed" and self.type not in ("auto", *SPLIT_TYPES):
+            raise ValueError(f"build distributed is for types {', '.join(SPLIT_TYPES)} and auto, not for {self.type}")
         return self
 
     @property
@@ -107,8 +113,10 @@ class IndexSpec(Section):
         return None if self.target_recall is None else Goal(self.target_recall, self.k, self.max_p95_ms)
 
     def to_json(self) -> dict[str, Any]:
-        """The section as a job has it. A local file of queries is made absolute; of tuning there is only what is given."""
+        """The section as a job has it. A local file of queries is made absolute; of tuning and build there is only what is given."""
         values = self.model_dump(mode="json")
+        if self.build == "auto":
+            del values["build"]
         given = {name: values.pop(name) for name in ("target_recall", "k", "max_p95_ms", "queries")}
         if self.target_recall is None:
             return values

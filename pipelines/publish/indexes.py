@@ -51,5 +51,6 @@ def indexes_after(
             added=0,
             version=version,
             tuned=None,
+            built=None,
         )
     return found
