@@ -159,6 +159,7 @@ class Trier:
         self.sampled = sample.count_rows()
         self.larger = rows / max(1, self.sampled)
         self.truth = find_truth(sample, asked.column, asked.metric, asked.queries, asked.k)[1.0]
+        self.parts: dict[int, Trier] = {}  # the same, of some of the sample's rows
         self.fewest: tuple[int, float] | None = None  # partitions, and the share of them that has to be probed
         self.limit_ms = math.inf  # what the fastest of the kinds takes in the table
 
@@ -194,14 +195,11 @@ class Trier:
         """The first `rows` of the sample, which are as random as all of it."""
         import lance
 
-        first = self.sample.scanner(limit=rows).to_reader()
-        part = Trier(
-            self.asked,
-            lance.write_dataset(first, f"{self.sample.uri}-{rows}", mode="overwrite"),
-            round(self.sampled * self.larger),
-        )
-        part.limit_ms = self.limit_ms
-        return part
+        if rows not in self.parts:
+            part = lance.write_dataset(self.sample.scanner(limit=rows).to_reader(), f"{self.sample.uri}-{rows}")
+            self.parts[rows] = Trier(self.asked, part, round(self.sampled * self.larger))
+        self.parts[rows].limit_ms = self.limit_ms
+        return self.parts[rows]
 
     def _tune(self, name: str, build: Mapping[str, Any]) -> Candidate:
         """A kind, built on the sample and searched with the cheapest effort that meets the target."""
