@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentlake.tuning.efforts import EFS, REFINE_FACTORS, SEARCH_EFFORTS, cheapest, tune_effort
@@ -33,6 +33,7 @@ class Index:
 
 
 @given(st.sampled_from(list(PLACES)), st.integers(0, 10**6), st.sampled_from([None, 0.3, 1.0]))
+@settings(deadline=None)
 def test_the_cheapest_is_found_whatever_is_given_up(kind: str, seed: int, fewest: float | None):
     found = []
     for races in (True, False):
