@@ -24,7 +24,7 @@ from latentlake.segments import (
 from latentlake.storage import Storage
 from operators.batch import describe
 from operators.errors import ClusterError, LatentLakeError
-from pipelines.flow.runners.ray import capacity_after_loss, own_error
+from pipelines.flow.runners.ray import capacity_after_loss, own_error, released
 from pipelines.flow.runners.stall import LOOK_S, Stalled, Watch, at_work, start_pulse
 from pipelines.ray_connection import running_ray
 from pipelines.telemetry.logs import WorkerLogs
@@ -64,10 +64,10 @@ def build_by_fragments(
     trained = train_models(dataset, column, build, rows)
     models_s = time.perf_counter() - began
     segments: list[Any] = []
-    with running_ray(profile):
+    with running_ray(profile), released(start_pulse()) as pulse:
         cpus, slots = places_of(capacity_after_loss(profile))
         groups = group_fragments(dataset, max(2, slots))
-        job = SegmentJob(table, int(dataset.version), column, name, trained, start_pulse(), WorkerLogs())
+        job = SegmentJob(table, int(dataset.version), column, name, trained, pulse, WorkerLogs())
         watch = Watch(job.pulse, profile.stall_s)
         began = time.perf_counter()
         try:
