@@ -52,8 +52,8 @@ def small_tables_gain(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choice, "kinds_of", lambda *a: every(*a)[:1])
     real = tune.Column.attempt
 
-    def attempt(self: Any, effort: Any, share: float = 1.0, most: int | None = None) -> Any:
-        trial = real(self, effort, share, most)
+    def attempt(self: Any, effort: Any, *how: Any, **named: Any) -> Any:
+        trial = real(self, effort, *how, **named)
         if effort is None:
             trial.ms[:] = 10_000.0
         return trial
