@@ -16,6 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("infra/**/README.md")),
 ]
 PART = re.compile(r"^(?:#+ (?P<title>[^\n]*)|```(?P<language>\w*)\n(?P<text>.*?)^```)$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # a block: its language, its text
 SHELLS = ("sh", "bash", "shell", "console")
 
 

@@ -18,9 +18,8 @@ GRAPH_REFINES = (1, 2, 4)  # a graph over 8-bit numbers finds nearly what one ov
 
 Try = Callable[[Effort, float], Trial]  # with the milliseconds above which the effort cannot be the cheapest
 SLOWER = 1.25  # times as slow as the fastest that meets: what is slower is not tried to its end
-ENOUGH = (
-    6  # places of a line of the rest: nearly all indexes find there what they find at its end, at a third of the time
-)
+# Place in a line of the rest: nearly all indexes find there what they find at its end, in a third of the time.
+ENOUGH = 6
 
 
 def is_graph(index: str) -> bool:

@@ -370,8 +370,6 @@ def carry(tally: Sequence[tuple[Any, ...]], at: int) -> Carried:
             unchanged, rejected = unchanged + count * (not missing[at]), rejected + count * missing[at]
         elif refused:
             rejected += count
-        elif (
-            filtered
-        ):  # as an object whose rows were dropped as duplicates; a column that had rejected it did so before
+        elif filtered:  # an object whose rows were dropped as duplicates may have been rejected by a column before
             dropped, rejected = dropped + count * (not missing[at]), rejected + count * missing[at]
     return Carried(unchanged, rejected, dropped)

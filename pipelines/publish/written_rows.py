@@ -83,6 +83,7 @@ def write_without(plan: Plan, text: str, dropped: np.ndarray, truncated: dict[st
     place = plan.spec.table.lake.child(f"{plan.spec.table.name}.lance")
 
     def kept() -> Iterator[pa.RecordBatch]:
+        """The rows that stay."""
         start = 0
         for batch in read_fragment(plan, text):
             rows = pa.Table.from_batches([batch])

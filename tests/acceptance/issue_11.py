@@ -68,7 +68,7 @@ def documents(setting: Setting) -> Line:
     return prove(
         setting,
         "every command and code block of the docs runs, notebooks too",
-        *("tests/test_docs.py", "tests/test_doc_commands.py"),
+        *("tests/test_docs.py", "tests/test_doc_commands.py", "tests/test_doc_tables.py"),
     )
 
 

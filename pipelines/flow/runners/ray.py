@@ -192,6 +192,8 @@ def released(pulse: Any) -> Iterator[Any]:
     """
     try:
         yield pulse
+    except GeneratorExit:  # closed: Ray Data ends its actors itself, and what else failed is not ours
+        raise
     except BaseException as failure:
         link: BaseException | None = failure
         while link is not None:
