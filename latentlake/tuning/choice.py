@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,19 +171,24 @@ class Trier:
     def attempt(self, name: str, build: Mapping[str, Any], left_s: float) -> Candidate:
         """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` CPU seconds.
 
-        One that builds slowly is built on a part of it.
+        One that builds slowly is built on two parts of it, whose seconds tell how they grow with the rows.
         """
         if label(build) not in SLOW:
-            return self._tune(name, build)
+            return self._tune(name, build, self._build(build))
         small = self._part(SMALL_ROWS) if self.sampled > 2 * SMALL_ROWS else self
         part = self._part(SLOW_ROWS) if self.sampled > 2 * SLOW_ROWS else self
-        expected = small._build(build) * (part.sampled + self.larger * self.sampled) / small.sampled
+        small_s = part_s = small._build(build)
+        expected = small_s * (part.sampled + part.sampled * part.larger) / small.sampled
+        if part is not small and expected <= left_s:
+            part_s = part._build(build)
+            power = math.log(part_s / small_s) / math.log(part.sampled / small.sampled)
+            expected = part_s + part_s * part.larger ** min(2.0, max(1.0, power))
         if expected > left_s:
-            reason = f"sample and table would take {expected:.0f} CPU seconds to build"
+            reason = f"it would take {expected:.0f} CPU seconds, {left_s:.0f} of the budget are left"
             return Candidate(name, build, left_out=reason, table_build_s=expected)
-        found = part._tune(name, build)
+        found = part._tune(name, build, part_s)
         self.limit_ms = min(self.limit_ms, part.limit_ms)
-        return found
+        return replace(found, table_build_s=expected - part_s)
 
     def _build(self, build: Mapping[str, Any]) -> float:
         """Build an index of the sample; CPU seconds."""
@@ -201,10 +206,9 @@ class Trier:
         self.parts[rows].limit_ms = self.limit_ms
         return self.parts[rows]
 
-    def _tune(self, name: str, build: Mapping[str, Any]) -> Candidate:
-        """A kind, built on the sample and searched with the cheapest effort that meets the target."""
+    def _tune(self, name: str, build: Mapping[str, Any], seconds: float) -> Candidate:
+        """A kind that was built on the sample in so many seconds, searched with the cheapest effort that meets the target."""
         asked = self.asked
-        seconds = self._build(build)
         partitions = count_partitions(self.sample, "tried")
         fewest = self.fewest[1] if self.fewest and self.fewest[0] == partitions and not is_graph(name) else None
         trials = tune_effort(
