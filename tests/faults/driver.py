@@ -19,6 +19,7 @@ from pathlib import Path
 
 import moments
 
+EVERY = moments.MOMENTS | moments.DEDUPLICATION | moments.UPKEEP
 PROFILE = {"cpus": 2, "object_store_mb": 128}  # of the private Ray
 
 
@@ -26,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("job", type=Path)
     parser.add_argument("report", type=Path)
-    parser.add_argument("--moment", choices=[*moments.MOMENTS, *moments.UPKEEP])
+    parser.add_argument("--moment", choices=EVERY)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("--maintain", action="store_true")
@@ -54,7 +55,7 @@ def main() -> int:
     if asked.ttl:
         lease.TTL_S, lease.BEAT_S = asked.ttl, asked.ttl / 4
     if asked.moment:
-        progress = (moments.MOMENTS | moments.UPKEEP)[asked.moment](spec, progress, asked.seed)
+        progress = EVERY[asked.moment](spec, progress, asked.seed)
     try:
         if asked.maintain:
             everything = {"keep": timedelta(0), "orphans": timedelta(0)}

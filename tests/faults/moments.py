@@ -234,3 +234,10 @@ LATE: dict[str, Moment] = {
     "cleared": at(after, "pipelines.run:clear_folder"),
 }
 MOMENTS = EARLY | STREAM | LATE
+DEDUPLICATION: dict[str, Moment] = {
+    "before-decision": at(before, "pipelines.publish.deduplicate:decide"),
+    "in-decision": during("pipelines.publish.deduplicate:decide", 0.1),
+    "duplicates-dropped": at(after, "pipelines.publish.deduplicate:drop_rows"),
+    "half-noted": at(before, "pipelines.publish.deduplicate:Decision"),
+    "deduplicated": at(after, "pipelines.publish.deduplicate:deduplicate"),
+}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from comparison import check_identical, check_settled, take_snapshot, unfinished
 from job_maker import run
-from moments import EARLY, LATE, MOMENTS, STREAM
+from moments import DEDUPLICATION, EARLY, LATE, MOMENTS, STREAM
 from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kill_all, wait_for_workers
-from worlds import EMBED, World, Worlds, column_run, first_run, pruning_run, rebuilding_run
+from worlds import EMBED, World, Worlds, column_run, deduplicating_run, first_run, pruning_run, rebuilding_run
 
 from pipelines.job.jobfile import parse_job
 from pipelines.progress import EMBEDDING, LOADING, Event
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 AFTER_THE_END = {"after-ledger", "clearing", "cleared"}  # what is run again then is another run
 BEYOND_ITS_SHARDS = {"shards-8", "shards-10"}  # an incremental run has seven
+AFTER_ITS_SHARDS = DEDUPLICATION | LATE
 PROMISE = "identical; finished shards are taken over"
 
 
@@ -46,7 +47,7 @@ def check_killed(world: World, folder: Path, moment: str, quick: bool = True, ru
     To be `quick`, a run that dies when its shards are finished has them from an earlier kill, this process resumes it, and its
     Ray outlives it as a cluster does. Else Ray is lost with the driver where it is at work, as with a machine.
     """
-    job = world.streamed_job(folder) if quick and moment in LATE else world.new_job(folder)
+    job = world.streamed_job(folder) if quick and moment in AFTER_ITS_SHARDS else world.new_job(folder)
     options = ("--moment", moment, "--seed", str(sum(moment.encode())), "--runner", runner)
     driver = Driver(folder, job, *options, shared_ray=runner == "ray" and (quick or moment not in STREAM))
     code = driver.wait()
@@ -87,6 +88,14 @@ def test_a_run_that_adds_a_column_is_killed(worlds: Worlds, tmp_path: Path, mome
 @pytest.mark.parametrize("moment", ["manifest", "shards-5", *sorted(set(LATE) - AFTER_THE_END)])
 def test_a_rebuild_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     check_killed(worlds.get(rebuilding_run), tmp_path, moment)
+
+
+@pytest.mark.fault("driver killed, run that deduplicates", PROMISE, sample=1)
+@pytest.mark.parametrize("moment", ["shards-5", "counted", *AFTER_ITS_SHARDS])
+def test_a_run_that_deduplicates_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
+    world = worlds.get(deduplicating_run)
+    check_killed(world, tmp_path, moment)
+    assert world.clean is not None and world.clean.published[-1]["h"]["filtered"] > 0, "nothing was dropped"
 
 
 @pytest.mark.fault("driver killed, then killed again as it resumes", PROMISE)

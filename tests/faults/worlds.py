@@ -103,3 +103,8 @@ def column_run(folder: Path) -> World:
 def rebuilding_run(folder: Path) -> World:
     """A second run that writes the whole table again."""
     return second_run(folder, table={"mode": "rebuild"}, embed=[{**EMBED, "dim": 24}])
+
+
+def deduplicating_run(folder: Path) -> World:
+    """A second run that drops what is nearly equal to other rows, of the table and its own."""
+    return second_run(folder, deduplicate={"column": "h", "threshold": 0.1})

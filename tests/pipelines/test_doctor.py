@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from datetime import timedelta
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_an_object_store_is_probed_and_its_clock_compared(
         Storage, "list_times", lambda place: [(name, moment - timedelta(seconds=90)) for name, moment in times(place)]
     )
     (clock,) = find(job)["clock"]
-    assert clock.status == DO and "differ by 8" in clock.told and "allows 30 s" in clock.told
+    assert clock.status == DO and "allows 30 s" in clock.told
+    assert re.search(r"differ by (8\d|90|91) s", clock.told)  # the store cuts the moment to a second
 
 
 def test_a_store_that_lets_a_second_writer_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
