@@ -12,7 +12,7 @@ RELEASED_S = 30
 def held_actors() -> list[str]:
     """Actors that live or are to come, by class and job, without Ray Data's own, which serve all executions."""
     return sorted(
-        f"{actor['ActorClassName']} of job {actor['JobID']}"
+        f"{actor['ActorClassName']} of job {actor['JobID']}: {actor['State']}"
         for actor in state.actors().values()
         if actor["State"] != "DEAD" and not actor["IsDetached"]
     )
@@ -23,4 +23,4 @@ def check_released() -> None:
     until = time.monotonic() + RELEASED_S
     while (held := held_actors()) and time.monotonic() < until:
         time.sleep(0.2)
-    assert not held
+    assert not held, held  # pytest does not rewrite this file's asserts

@@ -29,7 +29,15 @@ def the_work_disappears(folder: Path, event: Event) -> None:
         shutil.rmtree(folder / "lake")
 
 
-@pytest.mark.parametrize("happens", [the_caller_stops, the_work_disappears])
+def the_table_cannot_be_written(folder: Path, event: Event) -> None:
+    """A worker's failure, while other shards are under way."""
+    data = folder / "lake" / "t.lance" / "data"
+    if event.phase == EMBEDDING and data.is_dir():
+        data.rename(folder / "data")
+        data.write_text("not a folder")
+
+
+@pytest.mark.parametrize("happens", [the_caller_stops, the_work_disappears, the_table_cannot_be_written])
 def test_a_failed_run_holds_no_actors(tmp_path: Path, happens: Callable[[Path, Event], None]) -> None:
     source = write_texts(tmp_path / "in", {f"{n}.txt": f"text {n}" for n in range(60)})
     spec = parse_job(make_job(tmp_path, source, shard={"max_objects": 2}))

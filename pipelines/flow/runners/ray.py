@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from traceback import clear_frames
 from typing import Any, Self
 
 import numpy as np
@@ -169,13 +168,14 @@ def run_flow(
         except ExecutionTimeoutError as failure:
             raise Stalled(f"no task could begin for {plan.profile.stall_s:.0f} s") from failure
         context.execution_no_progress_timeout_s = -1  # Ray's own ends a shard that takes half an hour
-        with released(start_pulse()) as pulse:
-            watch = Watch(
-                pulse, plan.profile.stall_s, lambda: plan.budget_meter is not None and plan.budget_meter.overdue
-            )
+
+        def is_overdue() -> bool:
+            return plan.budget_meter is not None and plan.budget_meter.overdue
+
+        with released(Watch(start_pulse(), plan.profile.stall_s, is_overdue)) as watch:
             gauges = PoolGauges(pools, Meter(plan.spec.table.name), plan.profile)
             context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
-            host = RayHost(pulse, WorkerLogs())
+            host = RayHost(watch.pulse, WorkerLogs())
             stages = make_stages(plan, version, shards, attempt, pools, host, sampled)
             with closing(flow_of(stages, host, len(shards), readers, capacity)) as blocks:
                 for block in blocks:
@@ -184,24 +184,21 @@ def run_flow(
 
 
 @contextmanager
-def released(pulse: Any) -> Iterator[Any]:
+def released(watch: Watch) -> Iterator[Watch]:
     """Give back to the cluster what an execution holds at its end, however it ends: the pulse, and the actors of its pools.
 
-    Ray Data ends an actor when nobody refers to it any more. Frames of Ray's in the traceback of a failure still do, as long as
-    the failure is kept, which a notebook does with its last one.
+    Ray Data lets go of its actors, which then live as long as anything refers to them: the traceback of a failure, which a
+    notebook keeps, or what they are still at.
     """
     try:
-        yield pulse
-    except GeneratorExit:  # closed: Ray Data ends its actors itself, and what else failed is not ours
-        raise
-    except BaseException as failure:
-        link: BaseException | None = failure
-        while link is not None:
-            clear_frames(link.__traceback__)
-            link = link.__cause__ or link.__context__
+        yield watch
+    except BaseException:
+        for actor in watch.actors:
+            ray.kill(actor)
         raise
     finally:
-        ray.kill(pulse)
+        watch.actors = ()
+        ray.kill(watch.pulse)
 
 
 def flow_of(stages: Stages, host: Host, shards: int, readers: int, capacity: Capacity) -> Generator[Any, None, None]:

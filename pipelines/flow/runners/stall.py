@@ -88,6 +88,7 @@ class Watch:
     looked_at: float = 0.0
     silent_s: float = 0.0
     answer: Any = None  # of the pulse, on its way
+    actors: tuple[Any, ...] = ()  # of the execution's pools, as of its last step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
         """Itself: Ray Data copies its settings, of which this is one."""
@@ -139,6 +140,8 @@ class WatchCallback:
 
     def on_execution_step(self, executor: Any) -> None:
         """Once per step of the execution's loop, also where nothing happens."""
+        if not executor._shutdown:  # by another thread; its pools are empty then
+            self.watch.actors = actors_of(executor)
         self.watch.look()
 
     def after_execution_succeeds(self, executor: Any) -> None:
@@ -146,3 +149,9 @@ class WatchCallback:
 
     def after_execution_fails(self, executor: Any, error: Exception) -> None:
         """Ray Data's; nothing to do."""
+
+
+def actors_of(executor: Any) -> tuple[Any, ...]:
+    """Handles of the actors in the pools of an execution, living and to come: from Ray Data's insides, for it does not tell."""
+    pools = [pool for operator in executor._topology for pool in operator.get_autoscaling_actor_pools()]
+    return tuple(actor for pool in pools for actor in (*pool._running_actors, *pool._pending_actors.values()))
