@@ -90,7 +90,7 @@ def test_a_rebuild_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> Non
     check_killed(worlds.get(rebuilding_run), tmp_path, moment)
 
 
-@pytest.mark.fault("driver killed, run that deduplicates", PROMISE, sample=1)
+@pytest.mark.fault("driver killed, run that deduplicates", PROMISE)
 @pytest.mark.parametrize("moment", ["shards-5", "counted", *AFTER_ITS_SHARDS])
 def test_a_run_that_deduplicates_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
     world = worlds.get(deduplicating_run)
