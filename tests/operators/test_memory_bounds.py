@@ -197,39 +197,48 @@ def tiff_header(width: int, height: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(200)
 
 
-def bombs() -> dict[str, list[bytes]]:
+def black() -> Image.Image:
+    """200 megapixels."""
+    return Image.new("1", (20_000, 10_000))
+
+
+def picture_bombs() -> list[bytes]:
     """Contents that are small, and say that they are large."""
-    black = Image.new("1", (20_000, 10_000))  # 200 megapixels
+    return [
+        saved(black().save, "TIFF", compression="group4"),
+        saved(black().save, "PNG"),
+        saved(black().convert("L").save, "GIF"),
+        png_header(2**31 - 1, 2**31 - 1),
+        png_header(65_000, 65_000),
+        tiff_header(65_000, 65_000),
+        b"BM" + struct.pack("<IIIIiiHH", 200, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(100),
+        b"P6 60000 60000 255\n" + bytes(100),
+        b"qoif" + struct.pack(">IIBB", 60_000, 60_000, 3, 0) + bytes(50),
+    ]
+
+
+def scientific_bombs() -> list[bytes]:
+    """Likewise."""
     npy = saved(lambda file: np.save(file, np.zeros((1, 1)))).replace(b"(1, 1)", b"(99999, 99999)")
     fits = b"".join(
         f"{name:8}= {value:>20}".ljust(80).encode()
         for name, value in (("SIMPLE", "T"), ("BITPIX", 16), ("NAXIS", 2), ("NAXIS1", 99_999), ("NAXIS2", 99_999))
     )
-    return {
-        "image": [
-            saved(black.save, "TIFF", compression="group4"),
-            saved(black.save, "PNG"),
-            saved(black.convert("L").save, "GIF"),
-            png_header(2**31 - 1, 2**31 - 1),
-            png_header(65_000, 65_000),
-            tiff_header(65_000, 65_000),
-            b"BM" + struct.pack("<IIIIiiHH", 200, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(100),
-            b"P6 60000 60000 255\n" + bytes(100),
-            b"qoif" + struct.pack(">IIBB", 60_000, 60_000, 3, 0) + bytes(50),
-        ],
-        "scientific_image": [
-            saved(black.save, "TIFF", compression="tiff_deflate"),
-            tiff_header(65_000, 65_000),
-            npy,
-            (fits + b"END".ljust(80)).ljust(2880),
-        ],
-        "audio": [sndfile_bytes(np.zeros(22_000_000, np.int16), 1_000, "FLAC")],
-    }
+    deflated = saved(black().save, "TIFF", compression="tiff_deflate")
+    return [deflated, tiff_header(65_000, 65_000), npy, (fits + b"END".ljust(80)).ljust(2880)]
 
 
-@pytest.mark.parametrize("modality", ["image", "scientific_image", "audio"])
+def sound_bombs() -> list[bytes]:
+    """Likewise."""
+    return [sndfile_bytes(np.zeros(22_000_000, np.int16), 1_000, "FLAC")]
+
+
+BOMBS = {"image": picture_bombs, "scientific_image": scientific_bombs, "audio": sound_bombs}
+
+
+@pytest.mark.parametrize("modality", BOMBS)
 def test_bombs_are_rejected_before_they_take_memory(modality: str):
-    contents = bombs()[modality]
+    contents = BOMBS[modality]()
     code = f"""
 from operators.batch import make_batch
 from operators.decode import find_decoder
