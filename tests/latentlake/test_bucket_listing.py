@@ -44,7 +44,7 @@ def bucket(s3_endpoint: str) -> Iterator[tuple[S3Store, Any]]:
 
 
 @given(keys=KEYS, size=st.integers(1, 7))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_same_objects_in_the_same_order(bucket: tuple[S3Store, Any], keys: set[str], size: int):
     store, _ = bucket
     for item in store.list().collect():
