@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
@@ -91,13 +92,16 @@ def test_modes_stand_side_by_side_with_the_index_and_without(data: Path, tmp_pat
     dataset.create_scalar_index("text", "INVERTED", with_position=True)
     table = latentlake.connect(maker.uri).open("t")
     folder = data / "cranfield"
-    task = {"kind": "retrieval", "queries": folder / "queries.parquet", "qrels": folder / "qrels.parquet"}
+    asked = pq.read_table(folder / "queries.parquet").slice(0, 40)
+    judged = pq.read_table(folder / "qrels.parquet")
+    pq.write_table(asked, tmp_path / "queries.parquet")
+    pq.write_table(judged.filter(pc.is_in(judged["query_id"], asked["query_id"])), tmp_path / "qrels.parquet")
+    task = {"kind": "retrieval", "queries": tmp_path / "queries.parquet", "qrels": tmp_path / "qrels.parquet"}
     found = table.evaluate({"tasks": [{**task, "measures": ["nDCG@10", "R@100"]}]}, resamples=20, record=False)
     modes = ["vector", "vector exact", "text", "hybrid", "hybrid exact"]
     assert [(r.mode, r.measure) for r in found.results] == [(m, n) for m in modes for n in ("nDCG@10", "R@100")]
     assert {r.mode: r.column for r in found.results} == {**dict.fromkeys(modes, "words"), "text": "text"}
-    queries = pq.read_table(folder / "queries.parquet").to_pydict()
-    qrels = read_judgements(folder / "qrels.parquet")
+    queries, qrels = asked.to_pydict(), read_judgements(tmp_path / "qrels.parquet")
     for mode in ("vector", "text", "hybrid"):
         column = {} if mode == "text" else {"column": "words"}
         run = {}
