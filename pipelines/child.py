@@ -55,6 +55,7 @@ class Child:
         self.used = time.monotonic()
         self.unanswered = 0  # requests
         self.paths = list(sys.path)  # where it finds modules
+        self._preparing = 0  # answers to `prepare`, which come before those to requests
         self._started = False
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
@@ -92,14 +93,27 @@ class Child:
         answers must be taken in turn. Raises what the function raises, `ChildDied`, and `ChildSilent` where nothing is
         yielded, not even None, for `timeout_s`.
         """
-        request: Request = (surroundings(), timeout_s, function, arguments)
-        with contextlib.suppress(BrokenPipeError):  # it died; the answer will tell
-            self._out.send(request)
+        self._send((surroundings(), timeout_s, function, arguments))
         self.unanswered += 1
         return self._answers(timeout_s)
 
+    def prepare(self, function: Callable[..., Iterable[Any]], arguments: tuple[Any, ...]) -> None:
+        """Call a function before the next request, of a child that owes no answer. What it yields and raises is dropped.
+
+        Returns at once. A child may be handed back meanwhile: it is ready for whoever takes it next.
+        """
+        self._send((surroundings(), None, function, arguments))
+        self._preparing += 1
+
+    def _send(self, request: Request) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died; the answer will tell
+            self._out.send(request)
+
     def _answers(self, timeout_s: float | None) -> Iterator[Any]:
         self._await_start()
+        while self._preparing:
+            kind, _ = self._receive(None if timeout_s is None else max(timeout_s, START_S))
+            self._preparing -= kind != WORD
         while True:
             kind, value = self._receive(timeout_s)
             if kind == WORD:
@@ -175,9 +189,12 @@ LOCK = threading.Lock()
 
 
 def take_child() -> Child:
-    """A child that nobody uses, and that finds the same modules as this process; hand it back with `give_back`."""
+    """A child that nobody uses, and that finds the same modules as this process; hand it back with `give_back`.
+
+    The one that was handed back last: of a run before, the one that did its work, and has imported what the next one needs.
+    """
     with LOCK:
-        for entry in list(IDLE):
+        for entry in IDLE[::-1]:
             owner, child = entry
             if owner != os.getpid():
                 IDLE.remove(entry)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import look_maker
 import numpy as np
 import psutil
 import pytest
@@ -21,8 +22,9 @@ from run_maker import Here, no_successor, plan_of, resolved
 
 from clusters import ClusterProfile, this_machine
 from operators.errors import InvalidSpec, LatentLakeError
+from pipelines.child import ask_child, end_children
 from pipelines.flow.graph import make_stages
-from pipelines.flow.runners.inline import LOADED, InlineHost, InlineRunner, load_ahead
+from pipelines.flow.runners.inline import LOADED, STAGES, InlineHost, InlineRunner, load_ahead
 from pipelines.job.jobfile import parse_job
 from pipelines.planning import choice
 from pipelines.planning.choice import choose_runner, inline_pools
@@ -121,6 +123,15 @@ def test_a_model_that_was_loaded_ahead_is_used_once(tmp_path: Path) -> None:
     (task,) = make_stages(plan, None, [0], "x", [pool], InlineHost()).embed
     assert task.host.load(task) is ahead
     assert task.host.load(task) is not ahead
+
+
+def test_a_run_without_work_leaves_its_process_to_the_next() -> None:
+    """Though it is still importing: what has begun is used."""
+    end_children()
+    with InlineRunner(no_successor):
+        begun = [child.pid for child in children_of(psutil.Process())]
+    assert begun == list(ask_child(60, look_maker.process, ()))
+    assert [STAGES[-1] in modules for modules in ask_child(60, look_maker.modules, ())] == [True]
 
 
 def this_machine_capacity() -> Any:

@@ -17,7 +17,7 @@ from source_maker import nothing_known
 
 import latentlake
 from operators.errors import LatentLakeError, SourceError
-from pipelines.child import end_children
+from pipelines.child import end_children, give_back, take_child
 from pipelines.sources import _looks
 from pipelines.sources._bounds import UNLISTED
 from pipelines.sources._looks import LookFailed, bounded_looks, look
@@ -36,12 +36,24 @@ def test_what_a_look_gives():
 
 
 def test_one_child_serves_many_looks_and_ends():
+    one, last = take_child(), take_child()
+    give_back(one)
+    give_back(last)
     (first,), (second,) = look(look_maker.process), look(look_maker.process)
-    assert first == second != psutil.Process().pid
+    assert first == second == last.pid
     end_children()
     assert not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE
     (third,) = look(look_maker.process)
     assert third != first
+
+
+def test_a_child_that_prepares_is_handed_back():
+    end_children()
+    child = take_child()
+    for function, argument in ((look_maker.count, 3), (look_maker.fail, "it is lost")):
+        child.prepare(function, (argument,))
+    give_back(child)
+    assert list(look(look_maker.process)) == [child.pid]
 
 
 def test_two_threads_have_a_child_each():

@@ -46,7 +46,7 @@ class InlineRunner:
         self._successor = successor
         self._after: Runner | None = None
         self._child: Child | None = None
-        self._ahead: list[Iterator[Any]] = []  # answers to what was asked ahead
+        self._ahead: list[Iterator[Any]] = []  # answers to what was asked ahead: models
         self._lives: Lives = {}
         self._closing = ExitStack()
 
@@ -56,7 +56,7 @@ class InlineRunner:
             self._child = take_child()
             self._closing.callback(end_idle_children, IDLE_S)
             self._closing.callback(give_back, self._child)
-            self._ahead = [self._child.ask(None, import_modules, (STAGES,))]
+            self._child.prepare(import_modules, (STAGES,))
         if embeds:
             self._ahead.append(self._child.ask(None, load_ahead, (tuple(zip(embeds, pools, strict=True)),)))
 
