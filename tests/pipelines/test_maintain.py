@@ -43,7 +43,7 @@ def add_texts(folder: Path, number: int, count: int = 5) -> None:
     write_texts(folder / "in", {f"{number:02}-{k}.txt": f"text {k} of commit {number}" for k in range(count)})
 
 
-def commit_many(tmp_path: Path, commits: int = 12, **sections: Any) -> dict[str, Any]:
+def commit_many(tmp_path: Path, commits: int = 6, **sections: Any) -> dict[str, Any]:
     """A job whose table was made in many small commits."""
     job = make_job(tmp_path, {"kind": "files", "uri": str(tmp_path / "in")}, **sections)
     for number in range(commits):
@@ -73,14 +73,14 @@ def indexed(tmp_path: Path, commits: int = 3, **sections: Any) -> dict[str, Any]
 def test_many_small_commits_become_one_fragment_and_readers_follow(tmp_path: Path):
     job = commit_many(tmp_path)
     before, version = rows_of(job), open_table(job).version
-    assert len(newest(job).get_fragments()) == 12
+    assert len(newest(job).get_fragments()) == 6
     report = maintain(job)
     table = newest(job)
     assert len(table.get_fragments()) == 1
-    assert rows_of(job) == before and len(before) == 60
+    assert rows_of(job) == before and len(before) == 30
     assert open_table(job).version == table.version > version
     assert {name: report[name] for name in ("version_before", "version", "fragments_before", "fragments", "rows")} == {
-        "version_before": version, "version": table.version, "fragments_before": 12, "fragments": 1, "rows": 60
+        "version_before": version, "version": table.version, "fragments_before": 6, "fragments": 1, "rows": 30
     }  # fmt: skip
     assert report["tags_moved"] == ["prod"]
 
@@ -215,7 +215,7 @@ def test_orphans_go_once_they_are_old(tmp_path: Path):
 
 
 def cut_short_job(tmp_path: Path, shards: int | None = 2) -> tuple[dict[str, Any], Any]:
-    job = commit_many(tmp_path, 4, **SMALL)
+    job = commit_many(tmp_path, 2, **SMALL)
     add_texts(tmp_path, 50, 6)
     write_texts(tmp_path / "in", {"00-0.txt": "changed"})
     return job, cut_short(job, shards)
@@ -226,7 +226,7 @@ def finish(job: dict[str, Any], plan: Any, taken_over: int = 2) -> None:
     report = run_job(job)
     assert (report["run_id"], report["shards_taken_over"]) == (plan.run_id, taken_over)
     rows = rows_of(job)
-    assert len(rows) == 26 and rows["00-0.txt"]["text"] == "changed"
+    assert len(rows) == 16 and rows["00-0.txt"]["text"] == "changed"
     assert sorted(row["text"] for row in rows.values()) == sorted(
         path.read_text() for path in Path(job["source"]["uri"]).iterdir()
     )
@@ -291,7 +291,7 @@ def test_what_was_not_told_is_not_moved(tmp_path: Path):
     (manifest,) = unfinished_runs(lake_of(job), "t")
     assert not can_resume(manifest, newest(job))
     report = run_job(job)
-    assert report["run_id"] != plan.run_id and len(rows_of(job)) == 26
+    assert report["run_id"] != plan.run_id and len(rows_of(job)) == 16
 
 
 def test_a_run_that_cannot_resume_is_discarded_with_its_files(tmp_path: Path):
@@ -303,7 +303,7 @@ def test_a_run_that_cannot_resume_is_discarded_with_its_files(tmp_path: Path):
     states = {run["run_id"]: run["state"] for run in described_runs(lake_of(job), "t", False)}
     assert states[plan.run_id] == "discarded"
     run_job(job)
-    assert len(rows_of(job)) == 26
+    assert len(rows_of(job)) == 16
 
 
 @pytest.mark.parametrize("how", [{}, {"keep": NOW}], ids=["versions stay", "versions go"])
@@ -314,10 +314,10 @@ def test_a_run_that_committed_and_died_before_the_tag_resumes_after_upkeep(tmp_p
 
     job, plan = cut_short_job(tmp_path, None)
     with held(job) as lease, tally_of(plan) as tally:
-        commit(plan, 4, tally, SUMMARY, lease)
-    assert open_table(job).version == 4
+        commit(plan, 2, tally, SUMMARY, lease)
+    assert open_table(job).version == 2
     assert maintain(job, orphans=NOW, **how)["versions_removed"] == 0  # its commit is found by its version
-    assert open_table(job).version == 4  # the new head has not passed its gates
+    assert open_table(job).version == 2  # the new head has not passed its gates
     finish(job, plan, taken_over=3)
 
 
@@ -422,7 +422,7 @@ def test_no_table(tmp_path: Path):
 
 
 def test_our_own_tables_are_kept_small(tmp_path: Path):
-    job = commit_many(tmp_path, 6)
+    job = commit_many(tmp_path)
     maintain(job, keep=NOW)
     for name in ("_runs", "t__rejects"):
         table = open_dataset(lake_of(job), name)
