@@ -70,7 +70,7 @@ def test_a_pool_that_can_never_be_scheduled_is_refused_before_anything_starts(tm
 
 def test_plan_writes_nothing(tmp_path: Path) -> None:
     path = write_job(tmp_path)
-    done = latentlake("plan", str(path), "--json", cwd=tmp_path)
+    done = latentlake_here("plan", str(path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (plan["objects"], plan["to_read"], plan["dimensions"]) == (12, 12, {"h": 64})
@@ -229,9 +229,9 @@ def test_run_prints_one_json_object_last_and_its_exit_codes(tmp_path: Path) -> N
     assert report["peak_memory_mb"] > 50  # pages shared with tests beside count for a part
     assert "12/12 objects" in done.stderr
     assert "core_worker" not in done.stderr, "Ray's own words reach the user"
-    again = latentlake("run", str(path), cwd=tmp_path)
+    again = latentlake_here("run", str(path), cwd=tmp_path)
     assert (again.returncode, "nothing to embed" in again.stdout) == (0, True)
-    refused = latentlake(
+    refused = latentlake_here(
         "run", str(path), "--set", "source.include=['0.txt']", "--set", "table.prune=true", cwd=tmp_path
     )
     assert refused.returncode == 3
