@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,14 @@ class Cramped(Marking):
 
 def prepared_of(*values: float) -> Batch:
     return {"value": np.array(values, dtype=np.float64), "cost": np.arange(1, len(values) + 1)}
+
+
+@pytest.fixture(autouse=True)
+def little_to_collect() -> Iterator[None]:
+    """Where memory runs out, garbage is collected: here of what a test makes, not of all that other tests have imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
