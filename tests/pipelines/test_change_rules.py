@@ -81,7 +81,7 @@ def verdict(
     return "work"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     listings,
     st.none() | listings,
