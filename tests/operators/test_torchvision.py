@@ -209,10 +209,19 @@ LAST_MAPS = {
     "mobilenet_v2": lambda m, x: m.features(x),
     "mobilenet_v3_small": lambda m, x: m.features(x),
     "shufflenet_v2_x0_5": lambda m, x: m.conv5(m.stage4(m.stage3(m.stage2(m.maxpool(m.conv1(x)))))),
-    "swin_t": lambda m, x: m.norm(m.features(x)).permute(0, 3, 1, 2),
+    "swin_tiny": lambda m, x: m.norm(m.features(x)).permute(0, 3, 1, 2),
 }
 
 
+@pytest.fixture
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add models that are made as torchvision's own, which are large."""
+    for kind, make in (("vision_transformer", tiny_vit), ("swin_transformer", swin_tiny)):
+        make.__module__ = f"torchvision.models.{kind}"
+        monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, make.__name__, make)
+
+
+@pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize("model", LAST_MAPS)
 def test_pooled_maps_are_those_of_torchvision(model: str, some: list[Image.Image], tmp_path: Path):
     torch.manual_seed(0)
@@ -231,19 +240,22 @@ def tiny_vit(weights: None = None) -> Any:
     return torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=32)
 
 
+def swin_tiny(weights: None = None) -> Any:
+    return torchvision.models.SwinTransformer([4, 4], 8, depths=[2, 2], num_heads=[1, 2], window_size=[7, 7])
+
+
+@pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize(
     ("model", "layers", "pool"),
     [
         ("resnet18", ("layer4", "layer1"), lambda f: f.mean((2, 3))),
-        ("swin_t", ("features.1", "features.7"), lambda f: f.mean((1, 2))),
+        ("swin_tiny", ("features.1", "features.3"), lambda f: f.mean((1, 2))),
         ("tiny_vit", ("encoder.layers.encoder_layer_0", "encoder.ln"), lambda f: f[:, 1:].mean(1)),
     ],
 )
 def test_layers_stand_side_by_side(
-    model: str, layers: tuple[str, ...], pool: Any, some: list[Image.Image], tmp_path: Path, monkeypatch: Any
+    model: str, layers: tuple[str, ...], pool: Any, some: list[Image.Image], tmp_path: Path
 ):
-    tiny_vit.__module__ = "torchvision.models.vision_transformer"
-    monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "tiny_vit", tiny_vit)  # torchvision's own are large
     torch.manual_seed(0)
     whole = torchvision.models.get_model(model, weights=None).eval()
     seen: dict[str, Any] = {}
