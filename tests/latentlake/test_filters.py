@@ -208,7 +208,7 @@ def closes_what_is_not_open(where: str) -> bool:
     return min(depths, default=0) < 0
 
 
-@settings(max_examples=700, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=350, suppress_health_check=list(HealthCheck), deadline=None)
 @example(words=[")", "("], start="b ", gap=" ")
 @given(
     words=st.lists(st.sampled_from(WORDS.split(" ")), max_size=9),
