@@ -32,15 +32,24 @@ class Hub:
         (self.repository / "refs" / "main").write_text(commit)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a hub's cache. One for all tests: a run's child reads where it is as it imports the library."""
+    folder = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+        patch.setenv("HF_HUB_CACHE", str(folder))
+        end_children()
+        yield folder
+        end_children()
+
+
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # read by a run's child as it imports the library
-    end_children()
-    hub = Hub(tmp_path / "hub")
+def hub(cache: Path, tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub(cache)
     hub.publish(COMMITS[0], write_model(tmp_path / "model"))
     yield hub
-    end_children()
+    shutil.rmtree(hub.repository)
 
 
 def hub_job(tmp_path: Path, **fields: Any) -> dict[str, Any]:

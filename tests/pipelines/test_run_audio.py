@@ -106,14 +106,6 @@ def test_every_digit_has_the_vector_of_its_model(tmp_path: Path, digits: Path):
     check_speech(job, run(job), digits, broken)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_spoken_digits_through_ray(tmp_path: Path, digits: Path):
-    broken = cut_off(digits)
-    job = job_of(tmp_path, digits, embed=[speech_column(tmp_path, pool={"min": 1, "max": 1})])
-    check_speech(job, run(job, runner="ray"), digits, broken)
-
-
 def test_operators_on_the_way(tmp_path: Path):
     folder = tmp_path / "sounds"
     folder.mkdir()
@@ -190,3 +182,11 @@ def test_a_text_finds_sounds(tmp_path: Path, digits: Path):
         assert distance == pytest.approx(distances[name], abs=1e-4)
     name = next(iter(rows))
     assert table.search(digits / name, k=1).to_pandas()["id"][0] == name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_spoken_digits_through_ray(tmp_path: Path, digits: Path):
+    broken = cut_off(digits)
+    job = job_of(tmp_path, digits, embed=[speech_column(tmp_path, pool={"min": 1, "max": 1})])
+    check_speech(job, run(job, runner="ray"), digits, broken)
