@@ -226,22 +226,26 @@ class Bucket:
 
     def __init__(self, endpoint: str) -> None:
         self.client = boto3.client("s3", "us-east-1", endpoint_url=endpoint)
-        self.kept: dict[str, bytes] = {}
+        self.kept: dict[str, tuple[str, bytes]] = {}  # tag of the content and content, by key
 
-    def keys(self) -> list[str]:
+    def tags(self) -> dict[str, str]:
+        """The tag of each object's content, by key."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="lake", Prefix="embeddings/")
-        return [found["Key"] for page in pages for found in page.get("Contents", ())]
+        return {found["Key"]: found["ETag"] for page in pages for found in page.get("Contents", ())}
 
     def keep(self) -> None:
         """Remember what is there."""
-        self.kept = {key: self.client.get_object(Bucket="lake", Key=key)["Body"].read() for key in self.keys()}
+        for key, tag in self.tags().items():
+            self.kept[key] = tag, self.client.get_object(Bucket="lake", Key=key)["Body"].read()
 
     def restore(self) -> None:
         """Bring back what was there, and nothing else."""
-        for key in self.keys():
+        there = self.tags()
+        for key in there.keys() - self.kept.keys():
             self.client.delete_object(Bucket="lake", Key=key)
-        for key, content in self.kept.items():
-            self.client.put_object(Bucket="lake", Key=key, Body=content)
+        for key, (tag, content) in self.kept.items():
+            if there.get(key) != tag:
+                self.client.put_object(Bucket="lake", Key=key, Body=content)
 
 
 @pytest.fixture(scope="module")

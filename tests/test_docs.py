@@ -147,7 +147,7 @@ def write_table(
     dataset.tags.create("prod", dataset.version)
 
 
-# Runs each block by itself: with no name that another one has made. The imports, which take seconds, are those of all.
+# Runs each block by itself: with no name that another one has made. The imports, which take seconds, are those of all pages.
 RUN_BLOCKS = """
 import json, sys, traceback
 told = {}
@@ -163,24 +163,20 @@ json.dump(told, open(sys.argv[1], "w"))
 
 @pytest.fixture(scope="session")
 def failures(folder_with_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What became of the blocks of code, run in one process per page: empty where all went well."""
-    pages: dict[str, dict[str, str]] = {}
-    for block in blocks("python", "# run"):
-        pages.setdefault(block.id.partition(":")[0], {})[block.id] = block.values[0]
-    found: dict[str, str] = {}
+    """What became of the blocks of code, run in one process: empty where all went well."""
+    code = {block.id: block.values[0] for block in blocks("python", "# run")}
     told = tmp_path_factory.mktemp("told") / "told.json"
-    for page in pages.values():
-        done = subprocess.run(
-            [sys.executable, "-W", "error::SyntaxWarning", "-c", RUN_BLOCKS, str(told)],
-            input=json.dumps(page),
-            cwd=folder_with_lake,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-        found |= json.loads(told.read_text()) if done.returncode == 0 else dict.fromkeys(page, done.stderr or "died")
-    return found
+    done = subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", RUN_BLOCKS, str(told)],
+        input=json.dumps(code),
+        cwd=folder_with_lake,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    found: dict[str, str] = json.loads(told.read_text()) if done.returncode == 0 else {}
+    return dict.fromkeys(code, done.stderr or "died") | found
 
 
 @pytest.mark.parametrize("name", [block.id for block in blocks("python", "# run")])
