@@ -1,4 +1,4 @@
-"""Runs that build on earlier ones: what is skipped, replaced, reused, removed, refused. Real Lance; some through Ray."""
+"""Runs that build on earlier ones: what is skipped, replaced, reused, removed, refused. Real Lance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import lance
 import numpy as np
 import pytest
 import yaml
-from hashed_texts import ONCE, TEXTS, TWICE, expected_vector, run_through_ray
+from hashed_texts import ONCE, TEXTS, TWICE, expected_vector
 from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, run, write_jsonl, write_texts
 
 from operators.errors import GateRefused, SourceError
@@ -42,14 +42,13 @@ def test_a_second_run_does_nothing_and_does_not_import_ray(tmp_path: Path) -> No
     assert int(done.stdout) == first["version"] == open_table(job).version
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_one_per_cent_changed_embeds_exactly_these(tmp_path: Path) -> None:
     texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(200)}
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts))
-    run_through_ray(job)
+    run(job)
     before = rows_of(job)
     write_texts(tmp_path / "in", {"007.txt": "seven is new", "133.txt": "so is this one"})
-    report = run_through_ray(job)
+    report = run(job)
     check_accounting(report)
     assert report["counts"]["embedded"] == 2
     assert report["counts"]["unchanged"] == 198
