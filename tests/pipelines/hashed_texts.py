@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from job_maker import run
-
 from operators.batch import object_array
 from operators.embedders import load_config
-
-
-def run_through_ray(job: dict[str, Any]) -> dict[str, Any]:
-    return run(job, runner="ray")
-
 
 TEXTS = {f"doc{n:02}.txt": f"text number {n} about subject {n % 7}" for n in range(40)}
 

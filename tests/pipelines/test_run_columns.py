@@ -1,4 +1,4 @@
-"""Columns that come and change from run to run: filled, kept, null, refused. Real Lance; some through Ray."""
+"""Columns that come and change from run to run: filled, kept, null, refused. Real Lance; one through Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import lance
 import pytest
-from hashed_texts import ONCE, TEXTS, TWICE, expected_vector, run_through_ray
+from hashed_texts import ONCE, TEXTS, TWICE, expected_vector
 from job_maker import HASHING, check_accounting, make_job, open_table, rows_of, run, write_texts
 
 from operators.errors import FingerprintMismatch, GateRefused, SchemaMismatch
@@ -56,12 +56,13 @@ def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tm
     texts = {f"{n:03}.txt": f"unique words {n} {n * n}" for n in range(300)}
     index = [{"column": "h", "type": "ivf_flat"}]
     job = make_job(tmp_path, write_texts(tmp_path / "in", texts), index=index, shard={"max_objects": 64})
-    run_through_ray(job)
+    run(job)
     files = data_files(job)
     write_texts(tmp_path / "in", {"007.txt": ONCE, "new.txt": TWICE, "bad.txt": "!!!"})
     (tmp_path / "in" / "100.txt").unlink()
     added = {**job, "embed": [{**HASHING, "column": "g", "dim": 32}], "index": []}
-    report = run_through_ray({**added, "table": {**job["table"], "prune": True}, "gates": {"max_reject_rate": 0.1}})
+    pruned = {**added, "table": {**job["table"], "prune": True}, "gates": {"max_reject_rate": 0.1}}
+    report = run(pruned, runner="ray")
     check_accounting(report)
     assert report["columns"]["g"]["embedded"] == 300
     assert report["columns"]["g"]["rejected"] == 1
@@ -77,7 +78,7 @@ def test_a_new_column_alone_leaves_rows_other_columns_and_indexes_as_they_are(tm
             assert row["h"] == pytest.approx(expected_vector(texts[name])), name
     (found,) = open_table(job).indexes()
     assert (found.column, found.rows_unindexed) == ("h", 2)
-    both = run_through_ray({**job, "embed": [HASHING, *added["embed"]], "gates": {"max_reject_rate": 0.1}})
+    both = run({**job, "embed": [HASHING, *added["embed"]], "gates": {"max_reject_rate": 0.1}})
     check_accounting(both)
     assert (both["columns"]["h"]["embedded"], both["columns"]["g"]["embedded"]) == (2, 0)
 
