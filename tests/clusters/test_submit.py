@@ -18,6 +18,7 @@ from doc_commands import commands
 from ray_cluster import RayCluster
 from submitting import PLANTED, ROOT, VARIABLE, latentlake, places_of, start, watched_arguments, write_job, write_texts
 
+from latentlake import connect
 from pipelines.jobs import run_job
 
 PACKAGES = ("clusters", "latentlake", "operators", "pipelines")
@@ -116,24 +117,9 @@ def test_ray_s_own_tool_submits_it_too(cluster: RayCluster, tmp_path: Path):
     except subprocess.TimeoutExpired as hung:
         pytest.fail(f"it hangs: {hung.stdout!r}")
     assert done.returncode == 0 and "60 listed, 60 embedded" in done.stdout, done.stdout
-    shown = run_notebook(
-        tmp_path,
-        "import latentlake",
-        f"t = latentlake.connect({str(tmp_path / 'shared' / 'lake')!r}).open('t', tag='prod')",
-        "len(t)",
-        "t.search('text 7', k=3)",
-    )
-    assert shown[0]["text/plain"] == "60"
-    assert "<tr><td>0.0000<" in shown[1]["text/html"]  # its own text is among the 60
-
-
-def run_notebook(folder: Path, *cells: str) -> list[dict[str, str]]:
-    """What the cells of a notebook show, executed in a kernel of its own."""
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    resources = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
-    return [output["data"] for cell in notebook.cells for output in cell.outputs if "data" in output]
+    table = connect(tmp_path / "shared" / "lake").open("t", tag="prod")
+    assert len(table) == 60
+    assert "<tr><td>0.0000<" in table.search("text 7", k=3)._repr_html_()  # its own text is among the 60
 
 
 def test_what_is_open_without_the_token(cluster: RayCluster):
