@@ -64,11 +64,10 @@ def build_by_fragments(
     trained = train_models(dataset, column, build, rows)
     models_s = time.perf_counter() - began
     segments: list[Any] = []
-    with running_ray(profile), released(start_pulse()) as pulse:
+    with running_ray(profile), released(Watch(start_pulse(), profile.stall_s)) as watch:
         cpus, slots = places_of(capacity_after_loss(profile))
         groups = group_fragments(dataset, max(2, slots))
-        job = SegmentJob(table, int(dataset.version), column, name, trained, pulse, WorkerLogs())
-        watch = Watch(job.pulse, profile.stall_s)
+        job = SegmentJob(table, int(dataset.version), column, name, trained, watch.pulse, WorkerLogs())
         began = time.perf_counter()
         try:
             shared = ray.put(job)
