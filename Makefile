@@ -8,13 +8,13 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
-# One worker more than the two cores that this is meant for: much of the suite waits, for processes and for stores that fail.
+# Two workers more than the two cores that this is meant for: much of the suite waits, for processes and for stores that fail.
 # One of the workers runs all that needs Ray (tests/schedule.py).
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests -n 4 --dist loadfile
 
 check: lint
-	$(BIN)/python -m pytest tests -q -m "not slow" -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests -q -m "not slow" -n 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,33 +9,37 @@ import pytest
 
 TESTS = Path(__file__).parent
 RAY = "ray"
-# Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time.
+# Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time;
+# those that start a Ray of their own apart from one another.
 LONGEST = (
-    "tests/latentlake/evaluation/test_minilm.py",
-    "tests/clusters/test_submit.py",
+    "tests/pipelines/test_gpus.py",
     "tests/latentlake/test_maps.py",
     "tests/faults/test_flaky_s3.py",
-    "tests/pipelines/test_gpus.py",
-    "tests/operators/test_onnx.py",
     "tests/test_docs.py",
     "tests/latentlake/tuning/test_tuning.py",
+    "tests/clusters/test_submit.py",
     "tests/test_doc_commands.py",
-    "tests/faults/test_run_credentials.py",
-    "tests/pipelines/test_cluster.py",
-    "tests/pipelines/test_cli.py",
-    "tests/pipelines/test_stored_maps.py",
-    "tests/test_notebooks.py",
-    "tests/pipelines/test_worse_model.py",
-    "tests/pipelines/test_embedding.py",
     "tests/operators/test_embedders_contract.py",
-    "tests/operators/test_memory_bounds.py",
-    "tests/operators/test_sts.py",
-    "tests/operators/test_sentence_transformers.py",
-    "tests/operators/test_gpu_benchmark.py",
+    "tests/latentlake/test_credentials.py",
+    "tests/pipelines/test_cluster.py",
+    "tests/pipelines/test_values_in_runs.py",
     "tests/pipelines/test_maintain.py",
-    "tests/pipelines/test_changes.py",
-    "tests/fuzz/test_fuzz.py",
+    "tests/pipelines/test_resume.py",
+    "tests/faults/test_run_credentials.py",
     "tests/latentlake/test_indexes.py",
+    "tests/pipelines/test_looks.py",
+    "tests/operators/test_onnx.py",
+    "tests/pipelines/test_sink.py",
+    "tests/pipelines/test_cli.py",
+    "tests/operators/test_memory_bounds.py",
+    "tests/pipelines/test_watchdog.py",
+    "tests/pipelines/test_publishing.py",
+    "tests/operators/test_exported.py",
+    "tests/pipelines/test_tag_gates.py",
+    "tests/pipelines/test_left_out.py",
+    "tests/operators/test_transformers_audio.py",
+    "tests/test_notebooks.py",
+    "tests/upgrade/test_upgrade.py",
 )
 
 
