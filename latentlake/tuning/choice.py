@@ -26,10 +26,11 @@ QUERIES = 24  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
-# CPU seconds for the choice and the build, so that a busy machine chooses as an idle one: some, and so many per number of the
-# column. IVF_PQ takes some 0.6 ms of both cores per vector of 384 by its defaults.
-BUDGET_S = 20.0
+# CPU seconds for the choice and the build, so that a busy machine chooses as an idle one, per number of the column: so many, and
+# some more for small tables. IVF_PQ by its defaults takes some 0.6 ms of both cores per vector of 384.
 BUDGET_S_PER_NUMBER = 0.25e-3 / 384
+EXTRA_S_PER_NUMBER = 0.4e-3 / 384
+LEAST_EXTRA_S, MOST_EXTRA_S = 3.0, 20.0
 CHOICE_SHARE = 0.5  # of the budget; the rest is for the build
 SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq", "ivf_rq, 8 bits"})  # labels
 
@@ -119,7 +120,9 @@ def choose(
         if exact.table_ms <= EXACT_MS:
             why = f"exact search takes {exact.table_ms:.1f} ms, about what a call costs in any case"
             return Choice(exact, why, [exact], time.perf_counter() - began, number)
-        budget = BUDGET_S + BUDGET_S_PER_NUMBER * rows * kind.list_size
+        numbers = rows * kind.list_size
+        extra = min(MOST_EXTRA_S, max(LEAST_EXTRA_S, EXTRA_S_PER_NUMBER * numbers))
+        budget = BUDGET_S_PER_NUMBER * numbers + extra
         found = [exact]
         for name, build in kinds_of(kind.list_size, metric):
             spent = time.process_time() - cpu
