@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
-# Two workers more than the two cores that this is meant for: much of the suite waits, for processes and for stores that fail.
+# Four workers keep the two cores that this is meant for busy: some tests wait, for processes and for stores that fail.
 # One of the workers runs all that needs Ray (tests/schedule.py).
 test: $(STAMP)
 	$(BIN)/python -m pytest tests -n 4 --dist loadfile

@@ -22,7 +22,7 @@ from clusters import Capacity, ClusterProfile, Node
 from operators.errors import ClusterError
 from pipelines.flow.runners import ray as embed
 from pipelines.flow.runners import stall
-from pipelines.flow.runners.stall import Overdue, Stalled, Watch, at_work, watched
+from pipelines.flow.runners.stall import Overdue, Stalled, Watch, WatchCallback, at_work, watched
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import JobSpec
 from pipelines.planning.plan import Plan
@@ -125,6 +125,16 @@ def test_shards_that_finish_are_enough(clock: Clock):
     for _ in range(100):
         clock.advance(watch, 9)
         watch.shard_finished()
+
+
+def test_a_ray_that_names_its_pools_otherwise_ends_no_run(clock: Clock, caplog: pytest.LogCaptureFixture):
+    """It is told once, and the watch looks as before."""
+    callback = WatchCallback(Watch(clock.pulse, 10, is_overdue=lambda: True))
+    for _ in range(3):
+        with pytest.raises(Overdue):
+            callback.on_execution_step(SimpleNamespace(_shutdown=False))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "does not tell of its actors" in caplog.text
 
 
 def test_silence_is_a_stall(clock: Clock):

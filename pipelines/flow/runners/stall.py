@@ -7,6 +7,7 @@ sign comes for a while, nobody is at work, and nothing will come of waiting.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from operators.batch import describe
 from pipelines.flow.embedding import LIMIT_S
 from pipelines.flow.runners.pulse import Pulse
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 3.0  # between two signs of life
 LOOK_S = 1.0  # between two looks of the watch
@@ -134,15 +138,25 @@ class WatchCallback:
     """What Ray Data is given to call: see `DataContext.custom_execution_callback_classes`."""
 
     watch: Watch
+    tells: bool = True  # whether the executor tells of its actors
 
     def before_execution_starts(self, executor: Any) -> None:
         """Ray Data's; nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Once per step of the execution's loop, also where nothing happens."""
-        if not executor._shutdown:  # by another thread; its pools are empty then
-            self.watch.actors = actors_of(executor)
+        if self.tells:
+            self.note_actors(executor)
         self.watch.look()
+
+    def note_actors(self, executor: Any) -> None:
+        """Keep the handles of the execution's actors, from Ray Data's insides, which it may name otherwise one day."""
+        try:
+            if not executor._shutdown:  # by another thread; its pools are empty then
+                self.watch.actors = actors_of(executor)
+        except AttributeError as failure:
+            self.tells = False
+            log.warning("this Ray does not tell of its actors: a run that fails may keep some: %s", describe(failure))
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Ray Data's; nothing to do."""
@@ -152,6 +166,6 @@ class WatchCallback:
 
 
 def actors_of(executor: Any) -> tuple[Any, ...]:
-    """Handles of the actors in the pools of an execution, living and to come: from Ray Data's insides, for it does not tell."""
+    """Handles of the actors in the pools of an execution, living and to come."""
     pools = [pool for operator in executor._topology for pool in operator.get_autoscaling_actor_pools()]
     return tuple(actor for pool in pools for actor in (*pool._running_actors, *pool._pending_actors.values()))
