@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -11,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from latentlake.exploration.points import pick_column, points_of, read_points
-from latentlake.filters import explain_filter
-from latentlake.indexes import has_vector
+from latentlake.exploration.near_pairs import find_pairs, partition_rows
+from latentlake.exploration.points import pick_column, points_of
 from latentlake.results import Rows
 from latentlake.vectors import array_of
 from operators.errors import SpecError, unknown_name
@@ -22,14 +20,9 @@ if TYPE_CHECKING:
     from latentlake.table import Table
 
 Keep = Literal["nearest", "farthest"]
-ALL_PAIRS_ROWS = 20_000  # up to so many rows each is compared with each other one
-PARTITION_ROWS = 4_000  # of a larger table, on average
-PROBES = 2  # partitions that a row of a larger table is compared in: its own, and the next nearest
-BLOCK_ROWS = 1024  # compared at once with a partition
-MAX_PAIRS = 5_000_000  # 120 MB
-ROW_ID = "_rowid"
+BATCH_ROWS = 4096  # read at once
 PAIRS = pa.schema([("id_a", pa.string()), ("id_b", pa.string()), ("distance", pa.float32())])
-EQUAL = 1e-6  # numbers of float32 vectors that are the same give distances of up to so much
+REDUNDANT = pa.schema([("id", pa.string()), ("duplicate_of", pa.string()), ("distance", pa.float32())])
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Duplicates:
     is_exhaustive: bool  # each with each; else pairs that no partition holds both of may be missing
     pairs: pa.Table  # `id_a`, `id_b`, `distance`; each pair once, nearest first
     equal_content: pa.Table  # `id`, `same_as`: rows whose content another row has too, and the first such row
-    order: Sequence[str]  # ids in pairs, those to keep first
+    order: pa.Array  # ids in pairs, those to keep first
 
     @cached_property
     def redundant(self) -> pa.Table:
@@ -51,19 +44,20 @@ class Duplicates:
 
         Every row is compared with those kept before it, as in SemDeDup (Abbas et al., arXiv:2303.09540).
         """
-        near: dict[str, list[tuple[float, str]]] = {}
-        for a, b, distance in zip(*(self.pairs[name].to_pylist() for name in PAIRS.names), strict=True):
-            near.setdefault(a, []).append((distance, b))
-            near.setdefault(b, []).append((distance, a))
-        kept, dropped = set[str](), []
-        for id in self.order:
-            best = min(((distance, other) for distance, other in near[id] if other in kept), default=None)
-            if best is None:
-                kept.add(id)
-            else:
-                dropped.append({"id": id, "duplicate_of": best[1], "distance": best[0]})
-        schema = pa.schema([("id", pa.string()), ("duplicate_of", pa.string()), ("distance", pa.float32())])
-        return pa.Table.from_pylist(dropped, schema=schema)
+        first, second = (pc.index_in(self.pairs[name], self.order).to_numpy() for name in ("id_a", "id_b"))
+        earlier, later = np.minimum(first, second), np.maximum(first, second)
+        ids = pc.rank(self.order).to_numpy()  # two rows that are as near: the first id
+        by_row = np.lexsort([ids[earlier], self.pairs["distance"].to_numpy(), later])
+        kept = bytearray(b"\1") * len(self.order)
+        dropped = []
+        for at, one, other in zip(by_row.tolist(), later[by_row].tolist(), earlier[by_row].tolist(), strict=True):
+            if kept[one] and kept[other]:
+                kept[one] = 0
+                dropped.append(at)
+        chosen = np.array(dropped, np.int64)
+        names = [self.order.take(pa.array(rows[chosen])) for rows in (later, earlier)]
+        distances = self.pairs["distance"].take(pa.array(chosen))
+        return pa.table([*names, distances], schema=REDUNDANT)
 
     def __len__(self) -> int:
         return int(self.pairs.num_rows)
@@ -86,119 +80,65 @@ def find_duplicates(
     if not threshold >= 0:
         raise SpecError(f"threshold is {threshold}; it must be 0 or more.")
     chosen = pick_column(table, column)
-    places, partitions, centers = partition_rows(table, chosen, where, seed)
-    found: dict[tuple[int, int], float] = {}
-    for rows in partitions:
-        for pair, distance in near_pairs(table, chosen, places[rows], threshold):
-            found[pair] = distance
-        if len(found) > MAX_PAIRS:
-            raise SpecError(f"more than {MAX_PAIRS:,} pairs are within {threshold}.\n  Lower the threshold.")
-    ids, order = describe_rows(table, chosen, sorted({row for pair in found for row in pair}), centers, keep)
-    pairs = sorted((distance, ids[a], ids[b]) for (a, b), distance in found.items())
-    distances, first, second = zip(*pairs, strict=True) if pairs else ((), (), ())
+    partitions = partition_rows(table, chosen, where, seed)
+    first, second, distances = find_pairs(table, chosen, partitions, threshold)
+    places = np.unique(np.concatenate([first, second]))
+    ids, order = describe_rows(table, chosen, partitions.row_ids[places], partitions.centers, keep)
+    names = [ids.take(pa.array(np.searchsorted(places, rows))) for rows in (first, second)]
+    found = pa.table([*names, pa.array(distances)], schema=PAIRS)
     return Duplicates(
         column=chosen,
         threshold=threshold,
         version=table.version,
-        rows=len(places),
-        is_exhaustive=len(partitions) == 1,
-        pairs=pa.table([pa.array(first), pa.array(second), pa.array(distances)], schema=PAIRS)
-        if pairs
-        else PAIRS.empty_table(),
+        rows=len(partitions.row_ids),
+        is_exhaustive=len(partitions.centers) <= 1,
+        pairs=found.sort_by([(name, "ascending") for name in ("distance", "id_a", "id_b")]),
         equal_content=equal_content(table, where),
         order=order,
     )
 
 
-def partition_rows(
-    table: Table, column: str, where: str | None, seed: int
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Row ids (n,) of the rows that have a vector, the places among them of each partition, and the partitions' centres.
-
-    One partition up to `ALL_PAIRS_ROWS`; else those of k-means on a sample, with every row in its `PROBES` nearest.
-    """
-    from sklearn.cluster import MiniBatchKMeans
-
-    _, sample = read_points(table, column, where, ALL_PAIRS_ROWS, seed)
-    rows = table.count(present := both(where, column))
-    clusters = 1 if rows <= ALL_PAIRS_ROWS else -(-rows // PARTITION_ROWS)
-    if not rows:
-        return np.zeros(0, np.int64), [], np.zeros((0, sample.shape[1]))
-    model = MiniBatchKMeans(clusters, random_state=seed, n_init=1).fit(sample)
-    places, near = [], []
-    names = [column, ROW_ID]
-    scan = table.to_lance().scanner(columns=[column], filter=present, with_row_id=True, batch_size=4096)
-    with explain_filter(where):
-        for batch in scan.to_batches():
-            batch = batch.select(names)
-            places.append(batch[ROW_ID].to_numpy())
-            if clusters > 1:
-                points = points_of(array_of(batch[column], True), table.provenance(column))
-                near.append(np.argsort(model.transform(points), axis=1)[:, :PROBES].astype(np.int32))
-    every = np.concatenate(places)
-    if clusters == 1:
-        return every, [np.arange(len(every))], model.cluster_centers_
-    probed = np.concatenate(near)
-    return every, [np.flatnonzero((probed == number).any(axis=1)) for number in range(clusters)], model.cluster_centers_
-
-
-def both(where: str | None, column: str) -> str:
-    """SQL that keeps the rows that a filter keeps and that have a vector."""
-    return has_vector(column) if where is None else f"({where}\n) AND {has_vector(column)}"
-
-
-def near_pairs(
-    table: Table, column: str, rows: np.ndarray, threshold: float
-) -> Iterator[tuple[tuple[int, int], float]]:
-    """Pairs among rows (by row id, the lower first) whose vectors are within `threshold`, by the column's own distance.
-
-    It holds the vectors of the rows.
-    """
-    stored = table.provenance(column)
-    if not len(rows):
-        return
-    found = table.to_lance()._take_rows(rows.tolist(), columns=[column])
-    points = points_of(array_of(found[column].combine_chunks(), True), stored)
-    squares = (points**2).sum(axis=1)
-    for start in range(0, len(points), BLOCK_ROWS):
-        block = points[start : start + BLOCK_ROWS]
-        products = block @ points[start:].T
-        if stored.metric in ("cosine", "dot"):
-            distances = 1 - products
-        else:
-            distances = squares[start : start + len(block), None] + squares[None, start:] - 2 * products
-        near = np.argwhere(np.triu(distances <= threshold + EQUAL, k=1))
-        for a, b in near.tolist():
-            pair = sorted((int(rows[start + a]), int(rows[start + b])))
-            yield (pair[0], pair[1]), max(float(distances[a, b]), 0.0)
-
-
 def describe_rows(
-    table: Table, column: str, rows: Sequence[int], centers: np.ndarray, keep: str
-) -> tuple[dict[int, str], list[str]]:
-    """Id of each row id, and the ids in the order in which they are kept: by the distance to the nearest centre."""
-    ids: dict[int, str] = {}
-    away: dict[str, float] = {}
+    table: Table, column: str, row_ids: np.ndarray, centers: np.ndarray, keep: str
+) -> tuple[pa.Array, pa.Array]:
+    """Ids of rows, and the same ids in the order in which they are kept: by the distance to the nearest centre."""
     stored = table.provenance(column)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = list(rows[start : start + BLOCK_ROWS])
-        found = table.to_lance()._take_rows(part, columns=["id", column])
-        names = found["id"].to_pylist()
+    dataset = table.to_lance()
+    ids, away = [pa.array([], pa.string())], [np.zeros(0)]
+    for start in range(0, len(row_ids), BATCH_ROWS):
+        found = dataset._take_rows(row_ids[start : start + BATCH_ROWS].tolist(), columns=["id", column])
+        ids.append(found["id"].combine_chunks())
         points = points_of(array_of(found[column].combine_chunks(), True), stored)
-        nearest = np.linalg.norm(points[:, None] - centers[None], axis=2).min(axis=1) if len(centers) < 64 else None
-        if nearest is None:
-            nearest = np.array([np.linalg.norm(centers - point, axis=1).min() for point in points])
-        ids |= dict(zip(part, names, strict=True))
-        away |= dict(zip(names, nearest.tolist(), strict=True))
+        nearest = ((centers**2).sum(axis=1) - 2 * points @ centers.T).argmin(axis=1)
+        away.append(np.linalg.norm(points - centers[nearest], axis=1).astype(np.float64))
     sign = 1 if keep == "nearest" else -1
-    return ids, sorted(away, key=lambda id: (sign * round(away[id], 6), id))
+    names = pa.concat_arrays(ids)
+    described = pa.table({"id": names, "away": sign * np.round(np.concatenate(away), 6)})
+    order = pc.sort_indices(described, [("away", "ascending"), ("id", "ascending")])
+    return names, names.take(order)
 
 
 def equal_content(table: Table, where: str | None) -> pa.Table:
-    """`id` and `same_as` of the rows whose content an earlier row (by id) has too. It holds ids and hashes, about 150 bytes a row."""
-    hashed = table.to_arrow(["id", "content_hash"], where)
-    firsts = hashed.group_by("content_hash").aggregate([("id", "min"), ("id", "count")])
-    firsts = firsts.filter(pc.greater(firsts["id_count"], 1)).select(["content_hash", "id_min"])
-    joined = hashed.join(firsts, "content_hash", join_type="inner")
-    again = joined.filter(pc.not_equal(joined["id"], joined["id_min"]))
-    return again.select(["id", "id_min"]).rename_columns(["id", "same_as"]).sort_by("id")
+    """`id` and `same_as` of the rows whose content an earlier row (by id) has too.
+
+    It reads hashes once, and where some are equal, rows once more. It holds 8 bytes per row, and the rows of equal content.
+    """
+    pieces = [hashes_of(batch["content_hash"]) for batch in table.vectors(["content_hash"], where)]
+    hashes = np.sort(np.concatenate([np.zeros(0, np.int64), *pieces]))
+    again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    fields = pa.schema([("id", pa.string()), ("content_hash", pa.string())])
+    alike = [fields.empty_table()]
+    if len(again):
+        for batch in table.vectors(fields.names, where):
+            is_again = np.isin(hashes_of(batch["content_hash"]), again)
+            alike.append(pa.Table.from_batches([batch.filter(pa.array(is_again))]).cast(fields))
+    rows = pa.concat_tables(alike)
+    firsts = rows.group_by("content_hash").aggregate([("id", "min")])
+    places = pc.index_in(rows["content_hash"], firsts["content_hash"], skip_nulls=True)
+    told = pa.table({"id": rows["id"], "same_as": firsts["id_min"].take(places)})
+    return told.filter(pc.not_equal(told["id"], told["same_as"])).sort_by("id")
+
+
+def hashes_of(texts: pa.Array) -> np.ndarray:
+    """Hashes of texts, int64 (n,), equal within this process."""
+    return np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import cosine_similarity
 from vector_tables import make_table
 
 import latentlake
-from latentlake.exploration import duplicates
+from latentlake.exploration import duplicates, near_pairs
 from operators.errors import NotFound, SpecError, UnknownName
 
 ROWS, DIM = 300, 12
@@ -66,9 +69,62 @@ def test_equal_content(tmp_path: Path):
     assert told == {second: first for first, second in pairs}
 
 
+@given(st.data())
+def test_the_redundant_rows_are_those_a_greedy_choice_drops(data: st.DataObject):
+    """Row by row: one that is near a row that stays is dropped, as a duplicate of the nearest of these, and of the first id."""
+    rows = data.draw(st.integers(2, 9))
+    order = data.draw(st.permutations([f"row{row}" for row in range(rows)]))
+    near = st.lists(
+        st.tuples(st.integers(0, rows - 1), st.integers(0, rows - 1)).filter(lambda p: p[0] < p[1]), unique=True
+    )
+    pairs = [(f"row{a}", f"row{b}", data.draw(st.sampled_from([0.0, 0.25, 0.5]))) for a, b in data.draw(near)]
+    columns = [list(column) for column in zip(*pairs, strict=True)] or [[], [], []]
+    found = duplicates.Duplicates(
+        column="v",
+        threshold=0.5,
+        version=1,
+        rows=rows,
+        is_exhaustive=True,
+        pairs=pa.table([pa.array(column) for column in columns], schema=duplicates.PAIRS),
+        equal_content=pa.table({}),
+        order=pa.array(order, pa.string()),
+    )
+    expected: dict[str, tuple[float, str]] = {}
+    for at, id in enumerate(order):
+        stay = [other for other in order[:at] if other not in expected]
+        best = [(d, ({a, b} - {id}).pop()) for a, b, d in pairs if id in (a, b) and ({a, b} - {id}).pop() in stay]
+        if best:
+            expected[id] = min(best)
+    rest = found.redundant
+    assert rest["id"].to_pylist() == list(expected)
+    told = zip(rest["distance"].to_pylist(), rest["duplicate_of"].to_pylist(), strict=True)
+    assert list(told) == list(expected.values())
+
+
+@pytest.mark.parametrize("bits", [64, 1])
+def test_rows_of_equal_content_are_told_whatever_their_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+):
+    """With one bit most hashes are those of another content, too."""
+    whole = duplicates.hashes_of
+    monkeypatch.setattr(duplicates, "hashes_of", lambda texts: whole(texts) >> (64 - bits))
+    contents = [f"hash{row % 7 if row % 3 else row}" for row in range(ROWS)]
+    table = make_table(tmp_path, VECTORS, content_hash=contents, kind=["a", "b"] * (ROWS // 2))
+    for where in (None, "kind = 'b'"):
+        firsts: dict[str, str] = {}
+        expected = {}
+        for id in sorted(f"row{row}" for row in range(ROWS) if where is None or row % 2):
+            content = contents[int(id.removeprefix("row"))]
+            if firsts.setdefault(content, id) != id:
+                expected[id] = firsts[content]
+        found = table.duplicates(0.0, where=where).equal_content
+        assert found["id"].to_pylist() == list(expected) and len(expected) > 90
+        assert found["same_as"].to_pylist() == list(expected.values())
+
+
 def test_a_large_table_is_compared_in_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(duplicates, "ALL_PAIRS_ROWS", 100)
-    monkeypatch.setattr(duplicates, "PARTITION_ROWS", 50)
+    monkeypatch.setattr(near_pairs, "ALL_PAIRS_ROWS", 100)
+    monkeypatch.setattr(near_pairs, "PARTITION_ROWS", 50)
     found = table_of(tmp_path, "cosine").duplicates(0.005)
     expected = expected_pairs("cosine", 0.005)
     assert not found.is_exhaustive and "may be missing" in str(found)
