@@ -24,8 +24,9 @@ from latentlake.segments import (
 from latentlake.storage import Storage
 from operators.batch import describe
 from operators.errors import ClusterError, LatentLakeError
+from pipelines.flow.runners.pulse import Pulse
 from pipelines.flow.runners.ray import capacity_after_loss, own_error, released
-from pipelines.flow.runners.stall import LOOK_S, Stalled, Watch, at_work, start_pulse
+from pipelines.flow.runners.stall import LOOK_S, Stalled, Watch, at_work
 from pipelines.ray_connection import running_ray
 from pipelines.telemetry.logs import WorkerLogs
 
@@ -41,7 +42,7 @@ class SegmentJob:
     column: str
     name: str  # of the index
     trained: Mapping[str, Any]  # see `train_models`
-    pulse: Any
+    pulse: Pulse
     logs: WorkerLogs
 
 
@@ -64,7 +65,7 @@ def build_by_fragments(
     trained = train_models(dataset, column, build, rows)
     models_s = time.perf_counter() - began
     segments: list[Any] = []
-    with running_ray(profile), released(Watch(start_pulse(), profile.stall_s)) as watch:
+    with running_ray(profile), released(Watch(Pulse(), profile.stall_s)) as watch:
         cpus, slots = places_of(capacity_after_loss(profile))
         groups = group_fragments(dataset, max(2, slots))
         job = SegmentJob(table, int(dataset.version), column, name, trained, watch.pulse, WorkerLogs())

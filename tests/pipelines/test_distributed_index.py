@@ -13,7 +13,8 @@ from job_maker import make_job, open_table, run, write_jsonl
 from clusters import Capacity, ClusterProfile, Node
 from latentlake.indexes import describe_indexes
 from operators.errors import ClusterError, InvalidSpec, LatentLakeError
-from pipelines.flow.runners.stall import Watch, start_pulse
+from pipelines.flow.runners.pulse import Pulse
+from pipelines.flow.runners.stall import Watch
 from pipelines.job.jobfile import parse_job
 from pipelines.job.spec import IndexSpec
 from pipelines.publish import building, segment_tasks
@@ -110,7 +111,7 @@ def test_a_task_that_fails_leaves_no_index(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.usefixtures("ray_session")
 def test_tasks_that_find_no_machine_end_the_build():
     with pytest.raises(ClusterError, match=r"nothing moved .* for 1 s\. Its tasks wait for 64 CPUs on one node"):
-        list(results([start(build_one, 64, None, [0])], Watch(start_pulse(), 0.6), "h", 64))
+        list(results([start(build_one, 64, None, [0])], Watch(Pulse(), 0.6), "h", 64))
 
 
 # when

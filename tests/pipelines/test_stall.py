@@ -31,13 +31,12 @@ from pipelines.planning.plan import Plan
 
 
 class Signs:
-    """In place of the actor: counts the signs."""
+    """In place of Ray's head: counts the signs."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.beat = SimpleNamespace(remote=self.add)
 
-    def add(self) -> None:
+    def beat(self) -> None:
         self.count += 1
 
 
@@ -93,15 +92,23 @@ def test_a_watched_stage_keeps_its_name_and_result():
 
 
 class Clock:
+    """The time, and what the head tells: a new sign at each look, the same one once all have fallen silent, or nothing."""
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        self.silent: float | None = 0.0  # what the pulse says; None: it does not answer
+        self.answers = True
+        self.last_at: float | None = None  # of the last sign, where there will be no other
+        self.pulse: Any = SimpleNamespace(sign=self.sign)
         monkeypatch.setattr(stall, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(
-            stall.ray, "wait", lambda refs, timeout: (refs, []) if self.silent is not None else ([], refs)
-        )
-        monkeypatch.setattr(stall.ray, "get", lambda ref: self.silent)
-        self.pulse = SimpleNamespace(silent_s=SimpleNamespace(remote=lambda: "ref"))
+
+    def sign(self) -> bytes | None:
+        return str(self.last_at or self.now).encode() if self.answers else None
+
+    def fall_silent(self) -> None:
+        self.last_at = self.now
+
+    def watch(self, is_overdue: Callable[[], bool] = lambda: False) -> Watch:
+        return Watch(self.pulse, 10, is_overdue, shard_at=self.now, heard_at=self.now)
 
     def advance(self, watch: Watch, seconds: float) -> None:
         for _ in range(int(seconds)):
@@ -115,13 +122,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_who_is_at_work_is_not_disturbed(clock: Clock):
-    watch = Watch(clock.pulse, 10, shard_at=clock.now)
+    watch = clock.watch()
     clock.advance(watch, 10_000)
 
 
 def test_shards_that_finish_are_enough(clock: Clock):
-    watch = Watch(clock.pulse, 10, shard_at=clock.now)
-    clock.silent = 500.0
+    watch = clock.watch()
+    clock.fall_silent()
     for _ in range(100):
         clock.advance(watch, 9)
         watch.shard_finished()
@@ -138,25 +145,29 @@ def test_a_ray_that_names_its_pools_otherwise_ends_no_run(clock: Clock, caplog: 
 
 
 def test_silence_is_a_stall(clock: Clock):
-    watch = Watch(clock.pulse, 10, shard_at=clock.now)
-    clock.silent = 9.0
+    watch = clock.watch()
     clock.advance(watch, 60)
-    clock.silent = 10.0
+    clock.fall_silent()
+    clock.advance(watch, 9)
     with pytest.raises(Stalled, match=r"no shard was finished for .* s, and no task was at work for 10 s"):
-        clock.advance(watch, 5)
+        clock.advance(watch, 2)
 
 
-def test_a_pulse_that_does_not_answer_is_silent(clock: Clock):
-    watch = Watch(clock.pulse, 10, shard_at=clock.now)
-    clock.silent = None
-    clock.advance(watch, 15)
+def test_a_head_that_does_not_answer_is_silent(clock: Clock):
+    watch = clock.watch()
+    clock.advance(watch, 60)
+    clock.answers = False
+    clock.advance(watch, 9)
+    clock.answers = True  # again, in time
+    clock.advance(watch, 60)
+    clock.answers = False
     with pytest.raises(Stalled):
-        clock.advance(watch, 10)
+        clock.advance(watch, 11)
 
 
 def test_shards_in_flight_that_are_overdue_are_not_waited_for(clock: Clock):
     overdue = [False]
-    watch = Watch(clock.pulse, 10, lambda: overdue[0], shard_at=clock.now)
+    watch = clock.watch(lambda: overdue[0])
     clock.advance(watch, 5)
     overdue[0] = True
     with pytest.raises(Overdue):

@@ -35,7 +35,8 @@ from pipelines.flow.embedding import LIMIT_S, EmbedShard, EmbedTask, Host
 from pipelines.flow.graph import Stages, make_merge, make_stages
 from pipelines.flow.runners.base import Lives
 from pipelines.flow.runners.pools import PoolGauges
-from pipelines.flow.runners.stall import Overdue, Stalled, Watch, WatchCallback, at_work, start_pulse, watched
+from pipelines.flow.runners.pulse import Pulse
+from pipelines.flow.runners.stall import Overdue, Stalled, Watch, WatchCallback, at_work, watched
 from pipelines.planning.plan import Plan
 from pipelines.planning.pools import READER_CPUS, WRITER_CPUS, Pool, plan_pools
 from pipelines.ray_connection import living_capacity, running_ray
@@ -108,7 +109,7 @@ class RayRunner:
 class RayHost(Host):
     """Ray, as a host of actors and tasks; `pulse` is told that somebody is at work."""
 
-    pulse: Any
+    pulse: Pulse
     logs: WorkerLogs
 
     def actor(self) -> str:
@@ -172,7 +173,7 @@ def run_flow(
         def is_overdue() -> bool:
             return plan.budget_meter is not None and plan.budget_meter.overdue
 
-        with released(Watch(start_pulse(), plan.profile.stall_s, is_overdue)) as watch:
+        with released(Watch(Pulse(), plan.profile.stall_s, is_overdue)) as watch:
             gauges = PoolGauges(pools, Meter(plan.spec.table.name), plan.profile)
             context.custom_execution_callback_classes = [partial(WatchCallback, watch), lambda: gauges]
             host = RayHost(watch.pulse, WorkerLogs())
@@ -185,7 +186,7 @@ def run_flow(
 
 @contextmanager
 def released(watch: Watch) -> Iterator[Watch]:
-    """Give back to the cluster what an execution holds at its end, however it ends: the pulse, and the actors of its pools.
+    """Give back to the cluster what an execution holds at its end, however it ends: its pulse, and the actors of its pools.
 
     Ray Data lets go of its actors, which then live as long as anything refers to them: the traceback of a failure, which a
     notebook keeps, or what they are still at.
@@ -198,7 +199,7 @@ def released(watch: Watch) -> Iterator[Watch]:
         raise
     finally:
         watch.actors = ()
-        ray.kill(watch.pulse)
+        watch.pulse.end()
 
 
 def flow_of(stages: Stages, host: Host, shards: int, readers: int, capacity: Capacity) -> Generator[Any, None, None]:

@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from operators.batch import describe
 from pipelines.flow.embedding import LIMIT_S
@@ -38,15 +35,8 @@ class Overdue(Exception):
     """The budget of the run is spent, and the shards in flight are not finished in time."""
 
 
-def start_pulse() -> Any:
-    """A `Pulse` on the driver's node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-    return ray.remote(Pulse).options(**options).remote()
-
-
 @contextmanager
-def at_work(pulse: Any, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
+def at_work(pulse: Pulse, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
     """Give signs of life while something is done, for `limit_s` after the last call of what is yielded: "got further"."""
     progress, ended = [time.monotonic()], threading.Event()
 
@@ -55,7 +45,7 @@ def at_work(pulse: Any, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]
 
     def give_signs() -> None:
         while time.monotonic() - progress[0] < limit_s:
-            pulse.beat.remote()
+            pulse.beat()
             if ended.wait(BEAT_S):
                 return
 
@@ -85,13 +75,13 @@ class Watch:
     Ray Data calls it at each of its steps.
     """
 
-    pulse: Any
+    pulse: Pulse
     stall_s: float
     is_overdue: Callable[[], bool] = lambda: False
     shard_at: float = field(default_factory=time.monotonic)  # when the last shard was finished
     looked_at: float = 0.0
-    silent_s: float = 0.0
-    answer: Any = None  # of the pulse, on its way
+    sign: bytes | None = None  # the last that was heard
+    heard_at: float = field(default_factory=time.monotonic)
     actors: tuple[Any, ...] = ()  # of the execution's pools, as of its last step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
@@ -107,30 +97,19 @@ class Watch:
         self.shard_at = time.monotonic()
 
     def look(self) -> None:
-        """Raise `Stalled` or `Overdue` where it is due. Never waits."""
+        """Raise `Stalled` or `Overdue` where it is due."""
         if self.is_overdue():
             raise Overdue
         now = time.monotonic()
-        quiet_s = now - self.shard_at
-        if quiet_s < self.stall_s or now - self.looked_at < LOOK_S:
+        if now - self.looked_at < LOOK_S:
             return
         self.looked_at = now
-        if self.answer is None:
-            self.answer = self.pulse.silent_s.remote(), now
-            return
-        asked, asked_at = self.answer
-        if ray.wait([asked], timeout=0)[0]:
-            self.answer = None
-            try:
-                self.silent_s = ray.get(asked)
-            except RayError:  # the actor is gone with its node, and starts again
-                self.silent_s = quiet_s
-        else:
-            self.silent_s = now - asked_at
-        if self.silent_s >= self.stall_s:
-            raise Stalled(
-                f"no shard was finished for {quiet_s:.0f} s, and no task was at work for {self.silent_s:.0f} s"
-            )
+        sign = self.pulse.sign()
+        if sign not in (None, self.sign):
+            self.sign, self.heard_at = sign, now
+        quiet_s, silent_s = now - self.shard_at, now - self.heard_at
+        if min(quiet_s, silent_s) >= self.stall_s:
+            raise Stalled(f"no shard was finished for {quiet_s:.0f} s, and no task was at work for {silent_s:.0f} s")
 
 
 @dataclass
