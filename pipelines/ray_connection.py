@@ -38,6 +38,7 @@ SENDING = {
     "aws": LAUNCHED,
     "gcp": LAUNCHED,
 }
+USAGE = "RAY_USAGE_STATS_ENABLED"
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -88,6 +89,7 @@ def running_ray(profile: ClusterProfile) -> Iterator[None]:
         with (
             private_folder() as folder,
             private_authentication(folder),
+            without_usage_data(),
             connected(
                 "Ray could not be started",
                 STARTING,
@@ -183,6 +185,19 @@ def private_authentication(folder: Path) -> Iterator[None]:
             if value is not None:
                 os.environ[name] = value
         read_authentication()
+
+
+@contextmanager
+def without_usage_data() -> Iterator[None]:
+    """Let a private Ray send no usage data, nor start the process that collects it; whoever has set `RAY_USAGE_STATS_ENABLED` decides."""
+    if USAGE in os.environ:
+        yield
+        return
+    os.environ[USAGE] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(USAGE, None)
 
 
 def read_authentication() -> None:

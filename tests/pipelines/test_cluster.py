@@ -109,6 +109,25 @@ def test_the_environment_comes_back_where_ray_does_not_start(no_ray: list[str], 
     assert (dict(os.environ), no_ray) == (before, ["local"])
 
 
+@pytest.mark.parametrize(("asked", "sends"), [(None, False), ("0", False), ("1", True)])
+def test_a_private_ray_sends_usage_data_only_if_asked_to(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, sends: bool
+):
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", asked)
+    at_start: list[bool] = []
+    monkeypatch.setattr("ray.init", lambda **_: at_start.append(usage_stats_enabled()))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "is_connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with running_ray(ClusterProfile()):
+        assert [*at_start, usage_stats_enabled()] == [sends, sends]
+    assert os.environ.get("RAY_USAGE_STATS_ENABLED") == asked
+
+
 def test_what_a_profile_states_in_full_asks_nobody(no_ray: list[str]):
     stated = ClusterProfile(address="h:1", cpus=8, gpus=0, memory_mb=4000, nodes=2)
     assert capacity_of(stated) == Capacity((Node(4, 0, 2000),) * 2)
