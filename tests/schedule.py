@@ -12,7 +12,7 @@ RAY = "ray"
 # Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time;
 # those that start a Ray of their own apart from one another.
 LONGEST = (
-    "tests/pipelines/test_gpus.py",
+    "tests/pipelines/test_cluster.py",
     "tests/latentlake/test_maps.py",
     "tests/faults/test_flaky_s3.py",
     "tests/test_docs.py",
@@ -21,7 +21,6 @@ LONGEST = (
     "tests/test_doc_commands.py",
     "tests/operators/test_embedders_contract.py",
     "tests/latentlake/test_credentials.py",
-    "tests/pipelines/test_cluster.py",
     "tests/pipelines/test_values_in_runs.py",
     "tests/pipelines/test_maintain.py",
     "tests/pipelines/test_resume.py",

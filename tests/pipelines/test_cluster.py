@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from clusters import Capacity, ClusterProfile, Node, machine_capacity
 from operators.errors import ClusterError
@@ -22,25 +23,24 @@ from pipelines.ray_connection import address_of, capacity_of, living_capacity, r
 OWN_PROCESS = Path(__file__).parent / "own_process.py"
 
 
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose path is short enough for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder:
-        yield Path(folder)
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict[str, Any]]:
+    """What became of the steps of a process that runs one job after another, by name."""
+    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder:  # a short path, for Ray's sockets
+        (Path(folder) / "tmp").mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {**kept, "TMPDIR": f"{folder}/tmp", "HOME": folder}
+        done = subprocess.run(
+            [sys.executable, str(OWN_PROCESS), folder], env=environment, text=True, capture_output=True
+        )
+    assert done.returncode == 0, done.stderr
+    return {(line := json.loads(text))["step"]: line for text in done.stdout.splitlines() if text.startswith("{")}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_one_process_runs_one_job_after_another(short_folder: Path):
-    (short_folder / "tmp").mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**kept, "TMPDIR": str(short_folder / "tmp"), "HOME": str(short_folder)}
-    done = subprocess.run(
-        [sys.executable, str(OWN_PROCESS), str(short_folder)], env=environment, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    steps = {(line := json.loads(text))["step"]: line for text in done.stdout.splitlines() if text.startswith("{")}
-    results = {name: line["result"] for name, line in steps.items()}
+def test_one_process_runs_one_job_after_another(steps: dict[str, dict[str, Any]]):
+    results = {name: line["result"] for name, line in steps.items() if "GPUs" not in name and name != "no device"}
     failed = results.pop("failed start")
     assert failed.startswith("ClusterError: Ray could not be started: ")
     assert "TMPDIR" in failed
@@ -52,6 +52,27 @@ def test_one_process_runs_one_job_after_another(short_folder: Path):
         "with its settings": True,
     }
     assert all(line["restored"] and not line["left"] for line in steps.values()), steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whole_jobs_run_on_logical_gpus(steps: dict[str, dict[str, Any]]):
+    """One model has a GPU, two share another."""
+    told = steps["models on GPUs"]["result"]
+    assert told["rows"] == 24
+    assert told["shards"] >= 4  # each came through as one block: the sink refuses anything else
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpus_that_are_not_there_are_told(steps: dict[str, dict[str, Any]]):
+    many = steps["too many GPUs"]["result"]
+    assert many.startswith("PoolUnschedulable: the pools hold 3 GPUs at least") and many.endswith("(exit code 2)")
+    told = steps["no device"]["result"]
+    if torch.cuda.is_available():
+        return
+    assert told.startswith("SpecError: torch "), told
+    assert "finds no GPU" in told and "pool.num_gpus: 0" in told
 
 
 def test_an_address_is_the_profiles_or_the_environments(monkeypatch: pytest.MonkeyPatch):

@@ -1,13 +1,8 @@
-"""Pools on GPUs: whole jobs on logical GPUs, without a device."""
+"""Pools on GPUs, without a device; `test_cluster.py` runs whole jobs on logical ones."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -21,36 +16,6 @@ from pipelines.job.jobfile import parse_job
 from pipelines.jobs import plan_job
 from pipelines.jobs import run_job as run_a_job
 from pipelines.run import run_job
-
-GPU_JOBS = Path(__file__).parent / "gpu_jobs.py"
-
-
-@pytest.fixture(scope="module")
-def steps() -> dict[str, dict[str, Any]]:
-    """What became of the jobs, by name."""
-    with tempfile.TemporaryDirectory(prefix="ll", dir="/tmp") as folder:
-        done = subprocess.run([sys.executable, str(GPU_JOBS), folder], text=True, capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return {(line := json.loads(text))["step"]: line for text in done.stdout.splitlines() if text.startswith("{")}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_whole_jobs_run_on_logical_gpus(steps: dict[str, dict[str, Any]]):
-    """One model has a GPU, two share another."""
-    assert steps["models"].get("rows") == 24, steps["models"]
-    assert steps["models"]["shards"] >= 4  # each came through as one block: the sink refuses anything else
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_gpus_that_are_not_there_are_told(steps: dict[str, dict[str, Any]]):
-    assert steps["too many"]["error"].startswith("PoolUnschedulable: the pools hold 3 GPUs at least")
-    assert steps["too many"]["exit_code"] == 2
-    if torch.cuda.is_available():
-        return
-    assert steps["no device"]["error"].startswith("SpecError: torch "), steps["no device"]
-    assert "finds no GPU" in steps["no device"]["error"] and "pool.num_gpus: 0" in steps["no device"]["error"]
 
 
 def test_a_cluster_without_gpus_refuses_the_job_at_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
