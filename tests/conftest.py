@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 from aws_maker import FakeAws
-from schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 (hooks are found by their names)
+from schedule import (  # noqa: F401 (hooks are found by their names)
+    pytest_collection_modifyitems,
+    pytest_configure_node,
+    pytest_runtest_teardown,
+    pytest_xdist_make_scheduler,
+)
 
 # Set before anything imports Ray, which reads its authentication as it is imported; its workers inherit the rest.
 TEMPORARY = Path(tempfile.mkdtemp(prefix="ll-", dir="/tmp"))
@@ -22,6 +27,7 @@ os.environ.update(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(TOKEN),
         "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than Ray's own 30
+        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "1000",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 RAY = "ray"
+TOGETHER = "ray_together"  # whether one worker runs all files that share the session's Ray, one after another
 # Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time;
 # those that start a Ray of their own apart from one another.
 LONGEST = (
@@ -61,6 +63,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # the order is that of the collection
     return RayTogether(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker how its files are handed out."""
+    node.workerinput[TOGETHER] = node.config.getvalue("dist") == "loadfile"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the session's Ray when no file will need it any more: also an idle one takes a tenth of a CPU."""
+    if scope_of(item.nodeid) != RAY or (nextitem is not None and scope_of(nextitem.nodeid) == RAY):
+        return
+    if getattr(item.config, "workerinput", {}).get(TOGETHER, True) and "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 def scope_of(nodeid: str) -> str:
