@@ -21,7 +21,7 @@ ALL_PAIRS_ROWS = 20_000  # up to so many rows each is compared with each other o
 PARTITION_ROWS = 4_000  # of a larger table, on average
 PROBES = 2  # partitions that a row of a larger table is compared in: its own, and the next nearest
 BATCH_ROWS = 4096  # read at once
-BLOCK_DISTANCES = 2**21  # computed at once: 8 MB
+BLOCK_DISTANCES = 2**22  # computed at once: 16 MB
 MAX_PAIRS = 5_000_000  # 60 MB, and their ids
 ROW_ID = "_rowid"
 EQUAL = 1e-6  # numbers of float32 vectors that are the same give distances of up to so much
@@ -132,6 +132,7 @@ def near_pairs(
             distances *= -2
             distances += squares[None, start:]
             distances += squares[start : start + len(block), None]
-        a, b = np.nonzero(distances <= threshold + EQUAL)
+        near = np.flatnonzero(distances <= threshold + EQUAL)  # 20 times as fast as `np.nonzero` in two dimensions
+        a, b = np.divmod(near, distances.shape[1])
         a, b = a[a < b], b[a < b]
         yield start + a, start + b, np.maximum(distances[a, b], 0)
