@@ -18,21 +18,21 @@ from latentlake.tuning.settings import Effort
 from latentlake.tuning.trials import Trial, find_truth, run_trial
 from latentlake.vectors import Vectors
 
-SAMPLE_ROWS = 50_000
+SAMPLE_ROWS = 50_000  # at most, and a quarter of the table, but all of a small one
+LEAST_SAMPLE_ROWS = 16_384
 SAMPLE_BYTES = 128 * 2**20
-SMALL_ROWS = 2048  # what a kind that builds slowly is timed on first
-SLOW_ROWS = 10_000  # what it is tried on
+SMALL_ROWS = 1024  # what a kind that builds slowly is timed on first
+SLOW_ROWS = 4096  # what it is tried on
 QUERIES = 24  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
-# CPU seconds for the choice and the build, so that a busy machine chooses as an idle one, per number of the column: so many, and
-# some more for small tables. IVF_PQ by its defaults takes some 0.6 ms of both cores per vector of 384.
-BUDGET_S_PER_NUMBER = 0.25e-3 / 384
-EXTRA_S_PER_NUMBER = 0.4e-3 / 384
-LEAST_EXTRA_S, MOST_EXTRA_S = 3.0, 20.0
-CHOICE_SHARE = 0.5  # of the budget; the rest is for the build
-SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq", "ivf_rq, 8 bits"})  # labels
+# CPU seconds that IVF_PQ takes by its defaults for vectors of 384 numbers: to train, and for each vector. Measured.
+PQ_TRAINING_S, PQ_TRAINING_ROWS, PQ_TRAINING_POWER, PQ_ROWS_AT_MOST = 2.4, 5_000, 1.3, 65_536
+PQ_ROW_S = 0.05e-3
+BUDGET = 0.9  # of that, for the choice and the build
+CHOICE_SHARE = 0.2  # of the budget; the rest is for the build
+SLOW = frozenset({"ivf_hnsw_flat", "ivf_hnsw_sq", "ivf_pq"})
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Candidate:
     table_build_s: float = 0.0
     size_bytes: int = 0
     left_out: str = ""  # why it was not tried, or cannot be taken
+    sampled: int = 0  # vectors of the sample
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Choice:
 
 
 def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and `create_index` arguments of every kind that vectors can have: first those that are built at once.
+    """Name and `create_index` arguments of every kind that vectors can have, first those that are the fastest in most tables.
 
     IVF_FLAT leads: it tells how many partitions have to be probed, which the others share.
     """
@@ -76,10 +77,31 @@ def kinds_of(dimension: int, metric: str) -> list[tuple[str, dict[str, Any]]]:
         for name in ("ivf_flat", "ivf_sq", "ivf_hnsw_flat", "ivf_hnsw_sq")
     }
     pq: tuple[str, dict[str, Any]] = ("ivf_pq", {"index_type": "IVF_PQ", "metric": metric, "num_sub_vectors": parts})
-    ordered = [plain["ivf_flat"], rq[4], rq[1], rq[2], plain["ivf_sq"]]  # built at once
-    # Seconds of 47,805 x 384: 2.4, 8.8, 14.3, 22.9.
-    ordered += [rq[8], plain["ivf_hnsw_sq"], plain["ivf_hnsw_flat"], pq]
+    ordered = [
+        plain["ivf_flat"],
+        rq[8],
+        plain["ivf_hnsw_flat"],
+        rq[4],
+        plain["ivf_hnsw_sq"],
+        plain["ivf_sq"],
+        rq[2],
+        rq[1],
+        pq,
+    ]
     return [kind for kind in ordered if dimension % 8 == 0 or kind[0] != "ivf_rq"]
+
+
+def pq_seconds(rows: float, dimension: int) -> float:
+    """CPU seconds that IVF_PQ takes by its defaults to index a column; not those of the clock, so that a busy machine chooses as an idle one."""
+    trained = min(rows, PQ_ROWS_AT_MOST) / PQ_TRAINING_ROWS
+    return (PQ_TRAINING_S * trained**PQ_TRAINING_POWER + PQ_ROW_S * rows) * dimension / 384
+
+
+def growth(name: str, rows: int, more: float) -> float:
+    """Times as long as an index of `rows` vectors that one of `more` takes to build, of a kind that builds slowly."""
+    if is_graph(name):
+        return more * math.log(more) / (rows * math.log(rows))
+    return pq_seconds(more, 1) / pq_seconds(rows, 1)
 
 
 def label(build: Mapping[str, Any]) -> str:
@@ -110,7 +132,7 @@ def choose(
     began, cpu = time.perf_counter(), time.process_time()
     kind = vector_field(dataset, column).type
     width = kind.list_size * kind.value_type.bit_width // 8
-    number = min(rows, SAMPLE_ROWS, SAMPLE_BYTES // width)
+    number = min(rows, max(LEAST_SAMPLE_ROWS, rows // 4), SAMPLE_ROWS, SAMPLE_BYTES // width)
     if rows < TRAINING_ROWS:
         return Choice(Candidate("exact", {}), f"{rows} vectors are too few to train an index on")
     with tempfile.TemporaryDirectory(prefix="latentlake-index-") as folder:
@@ -120,17 +142,19 @@ def choose(
         if exact.table_ms <= EXACT_MS:
             why = f"exact search takes {exact.table_ms:.1f} ms, about what a call costs in any case"
             return Choice(exact, why, [exact], time.perf_counter() - began, number)
-        numbers = rows * kind.list_size
-        extra = min(MOST_EXTRA_S, max(LEAST_EXTRA_S, EXTRA_S_PER_NUMBER * numbers))
-        budget = BUDGET_S_PER_NUMBER * numbers + extra
+        budget = BUDGET * pq_seconds(rows, kind.list_size)
         found = [exact]
         for name, build in kinds_of(kind.list_size, metric):
             spent = time.process_time() - cpu
-            if spent > CHOICE_SHARE * budget:
-                reason = f"the choice had used its {CHOICE_SHARE * budget:.0f} CPU seconds"
+            if spent > CHOICE_SHARE * budget and len(found) > 1:  # one is always tried
+                reason = f"the choice had used its {CHOICE_SHARE * budget:.1f} CPU seconds"
                 found.append(Candidate(name, build, left_out=reason))
                 continue
             found.append(trier.attempt(name, build, budget - spent))
+        found = [
+            exact,
+            *(replace(one, table_ms=trier.in_table(one)) for one in found[1:]),
+        ]  # the cheapest call is known now
     return decide(found, target, number, time.perf_counter() - began)
 
 
@@ -159,13 +183,14 @@ class Trier:
     """Tries kinds of index on a sample (pylance) of a table of `rows` vectors."""
 
     def __init__(self, asked: Asked, sample: Any, rows: int) -> None:
-        self.asked, self.sample = asked, sample
+        self.asked, self.sample, self.rows = asked, sample, rows
         self.sampled = sample.count_rows()
         self.larger = rows / max(1, self.sampled)
         self.truth = find_truth(sample, asked.column, asked.metric, asked.queries, asked.k)[1.0]
         self.parts: dict[int, Trier] = {}  # the same, of some of the sample's rows
         self.fewest: tuple[int, float] | None = None  # partitions, and the share of them that has to be probed
         self.limit_ms = math.inf  # what the fastest of the kinds takes in the table
+        self.call_ms = math.inf  # what the fastest search through an index took: about what a call costs in any case
 
     def exact(self) -> Candidate:
         """Exact search: its time grows with the table."""
@@ -175,24 +200,21 @@ class Trier:
     def attempt(self, name: str, build: Mapping[str, Any], left_s: float) -> Candidate:
         """A kind, built and tuned on the sample, unless building the table's would take more than `left_s` CPU seconds.
 
-        One that builds slowly is built on two parts of it, whose seconds tell how they grow with the rows.
+        One that builds slowly is built on two parts of it, on the second where the first does not tell that it would take too long.
         """
         if label(build) not in SLOW:
             return self._tune(name, build, self._build(build))
-        small = self._part(SMALL_ROWS) if self.sampled > 2 * SMALL_ROWS else self
-        part = self._part(SLOW_ROWS) if self.sampled > 2 * SLOW_ROWS else self
-        small_s = part_s = small._build(build)
-        expected = small_s * (part.sampled + part.sampled * part.larger) / small.sampled
-        if part is not small and expected <= left_s:
-            part_s = part._build(build)
-            power = math.log(part_s / small_s) / math.log(part.sampled / small.sampled)
-            expected = part_s + part_s * part.larger ** min(2.0, max(1.0, power))
-        if expected > left_s:
-            reason = f"it would take {expected:.0f} CPU seconds, {left_s:.0f} of the budget are left"
-            return Candidate(name, build, left_out=reason, table_build_s=expected)
-        found = part._tune(name, build, part_s)
-        self.limit_ms = min(self.limit_ms, part.limit_ms)
-        return replace(found, table_build_s=expected - part_s)
+        spent = 0.0
+        for part in dict.fromkeys(self._part(number) for number in (SMALL_ROWS, SLOW_ROWS)):
+            seconds = part._build(build)
+            spent += seconds
+            expected = seconds * growth(name, part.sampled, self.rows)
+            if spent + expected > left_s:
+                reason = f"it would take {expected:.0f} CPU seconds, {left_s - spent:.0f} of the budget are left"
+                return Candidate(name, build, left_out=reason, table_build_s=expected)
+        found = part._tune(name, build, seconds)
+        self.limit_ms, self.call_ms = part.limit_ms, part.call_ms
+        return replace(found, table_build_s=expected)
 
     def _build(self, build: Mapping[str, Any]) -> float:
         """Build an index of the sample; CPU seconds."""
@@ -201,13 +223,15 @@ class Trier:
         return time.process_time() - began
 
     def _part(self, rows: int) -> Trier:
-        """The first `rows` of the sample, which are as random as all of it."""
+        """The first `rows` of the sample, which are as random as all of it; itself where it is not much larger."""
         import lance
 
+        if self.sampled <= 2 * rows:
+            return self
         if rows not in self.parts:
             part = lance.write_dataset(self.sample.scanner(limit=rows).to_reader(), f"{self.sample.uri}-{rows}")
-            self.parts[rows] = Trier(self.asked, part, round(self.sampled * self.larger))
-        self.parts[rows].limit_ms = self.limit_ms
+            self.parts[rows] = Trier(self.asked, part, self.rows)
+        self.parts[rows].limit_ms, self.parts[rows].call_ms = self.limit_ms, self.call_ms
         return self.parts[rows]
 
     def _tune(self, name: str, build: Mapping[str, Any], seconds: float) -> Candidate:
@@ -222,21 +246,22 @@ class Trier:
         if name == "ivf_flat" and best and best.effort:
             self.fewest = partitions, best.effort.search_effort
         told = best or max(trials, key=lambda trial: trial.recall)
-        table_ms = self._scaled(name, told.quiet_ms, min(trial.quiet_ms for trial in trials))
-        if best and (asked.max_p95_ms is None or best.p95_ms <= asked.max_p95_ms):
-            self.limit_ms = min(self.limit_ms, table_ms)
+        self.call_ms = min(self.call_ms, *(trial.quiet_ms for trial in trials))
         slow = any(trial.slow for trial in trials)
         size = sum(segment.size_bytes for segment in describe(self.sample, "tried").segments)
-        return Candidate(
+        found = Candidate(
             name,
             build,
             recall=told.recall,
             ms=told.quiet_ms,
-            table_ms=table_ms,
             table_build_s=seconds * self.larger,
             size_bytes=round(size * self.larger),
             left_out="" if best else "slower than others" if slow else f"finds {told.recall:.3f} at most",
+            sampled=self.sampled,
         )
+        if best and (asked.max_p95_ms is None or best.p95_ms <= asked.max_p95_ms):
+            self.limit_ms = min(self.limit_ms, self.in_table(found))
+        return found
 
     def _run(self, effort: Effort | None, limit_ms: float, most: int | None = None) -> Trial:
         asked = self.asked
@@ -249,12 +274,15 @@ class Trier:
             self.truth,
             effort,
             limit_ms=limit_ms,
+            target=asked.target,
         )
 
-    def _scaled(self, name: str, ms: float, floor: float) -> float:
+    def in_table(self, found: Candidate) -> float:
         """Milliseconds in the table: what is above the cheapest call grows with the rows, and in a graph with their logarithm."""
-        growth = math.log(self.sampled * self.larger) / math.log(self.sampled) if is_graph(name) else self.larger
-        return floor + (ms - floor) * growth
+        if not found.sampled:
+            return math.inf
+        times = math.log(self.rows) / math.log(found.sampled) if is_graph(found.name) else self.rows / found.sampled
+        return self.call_ms + (found.ms - self.call_ms) * times
 
 
 def decide(found: Sequence[Candidate], target: float, sample_rows: int, seconds: float) -> Choice:

@@ -96,18 +96,21 @@ def inner_lines(index: str, k: int, step: float) -> list[list[Effort]]:
 
 
 def first_that_meets(line: Sequence[Effort], target: float, attempt: Callable[[Effort], Trial]) -> int | None:
-    """Place of the first effort of a line that meets the target, or is too slow to be tried to its end, by bisection.
+    """Place of the first effort of a line that meets the target, or is too slow to be tried to its end.
 
-    None where the last one is neither: both recall and time rise along a line.
+    None where the last one is neither: both recall and time rise along a line. From its beginning, in growing steps, then by
+    bisection: the first efforts cost least, and most of what meets is among them.
     """
 
     def ends(effort: Effort) -> bool:
         trial = attempt(effort)
         return trial.slow or meets(trial, target)
 
-    if not ends(line[-1]):
-        return None
-    low, high = 0, len(line) - 1
+    low, high, step = 0, 0, 1
+    while not ends(line[high]):
+        if high == len(line) - 1:
+            return None
+        low, high, step = high + 1, min(high + step, len(line) - 1), 2 * step
     while low < high:
         middle = (low + high) // 2
         if ends(line[middle]):

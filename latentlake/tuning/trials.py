@@ -20,7 +20,8 @@ BATCH_ROWS = 8192
 READ_AHEAD_BYTES = 64 * 2**20
 PERCENT = 100
 RESAMPLES = 1000
-SLOW_AFTER = 8  # queries that tell whether an effort is too slow
+HOPELESS = 3.0
+SLOW_AFTER = 8  # queries that tell whether an effort is too slow, or finds far too little
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,12 @@ def run_trial(
     effort: Effort | None,
     share: float = 1.0,
     limit_ms: float = math.inf,
+    target: float = 0.0,
 ) -> Trial:
     """Ask every query alone, as search does, and see what is found of what is nearest, and in what time.
 
-    Once `SLOW_AFTER` queries took more than `limit_ms` (`Trial.quiet_ms`), the rest is not asked.
+    Once `SLOW_AFTER` queries took more than `limit_ms` (`Trial.quiet_ms`), or found so little that all of them will not meet
+    `target`, the rest is not asked.
 
     Of the rows that were compared and are nearer than the k-th that was found, the share that was found: of a whole column that is
     recall@k, where a row as near as the k-th counts; of a sample it is about that, and rather too low (`recall.measure_on_sample`).
@@ -173,9 +176,18 @@ def run_trial(
         times[at] = (time.perf_counter() - began) * 1000
         ids, distances = found["_rowid"].to_numpy(), found["_distance"].to_numpy()
         met[at], due[at] = count_hits(truth, at, ids, distances)
-        if at + 1 == SLOW_AFTER and quiet(times[: at + 1]) > limit_ms:
-            return Trial(effort, met[: at + 1], due[: at + 1], times[: at + 1], slow=True)
+        if at + 1 == SLOW_AFTER:
+            slow = quiet(times[: at + 1]) > limit_ms
+            if slow or falls_short(met[: at + 1], due[: at + 1], target):
+                return Trial(effort, met[: at + 1], due[: at + 1], times[: at + 1], slow)
     return Trial(effort, met, due, times)
+
+
+def falls_short(met: np.ndarray, due: np.ndarray, target: float) -> bool:
+    """Whether the first queries found less than `target` by more than `HOPELESS` standard errors."""
+    asked = due.sum()
+    recall = met.sum() / max(1, asked)
+    return bool(asked) and recall + HOPELESS * math.sqrt(recall * (1 - recall) / asked) < target
 
 
 def quiet(ms: np.ndarray) -> float:

@@ -50,12 +50,17 @@ class Column:
     truth: Mapping[float, Truth]
 
     def attempt(
-        self, effort: Effort | None, share: float = 1.0, most: int | None = None, limit_ms: float = math.inf
+        self,
+        effort: Effort | None,
+        share: float = 1.0,
+        most: int | None = None,
+        limit_ms: float = math.inf,
+        target: float = 0.0,
     ) -> Trial:
         """Try an effort with the first `most` queries. Exact search finds all: a few of them tell its time."""
         ask = partial(run_trial, self.dataset, self.name, self.metric, self.goal.k)
         if effort is not None:
-            return ask(self.queries[:most], self.truth[share], effort, share, limit_ms)
+            return ask(self.queries[:most], self.truth[share], effort, share, limit_ms, target)
         once = ask(self.queries[:1], self.truth[share], None, share)
         return once if once.p50_ms > SLOW_MS else ask(self.queries[:EXACT_QUERIES], self.truth[share], None, share)
 
@@ -161,7 +166,7 @@ def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | Non
         partitions,
         goal.k,
         goal.target_recall,
-        lambda effort, limit_ms: tuned.attempt(effort, most=COARSE, limit_ms=limit_ms),
+        lambda effort, limit_ms: tuned.attempt(effort, most=COARSE, limit_ms=limit_ms, target=goal.target_recall),
         max_p95_ms=goal.max_p95_ms,
     )
     while best := cheapest(trials, goal.target_recall, goal.max_p95_ms):

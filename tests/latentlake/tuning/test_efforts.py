@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentlake.tuning.efforts import EFS, REFINE_FACTORS, SEARCH_EFFORTS, cheapest, tune_effort
+from latentlake.tuning.efforts import EFS, REFINE_FACTORS, SEARCH_EFFORTS, cheapest, first_that_meets, tune_effort
 from latentlake.tuning.settings import Effort
-from latentlake.tuning.trials import Trial
+from latentlake.tuning.trials import Trial, falls_short
 
 K, TARGET, DUE = 10, 0.9, 10**6
 PLACES = {"ivf_rq": REFINE_FACTORS, "ivf_hnsw_flat": EFS, "ivf_flat": (None,)}
@@ -49,3 +49,24 @@ def test_what_is_slower_than_another_index_is_given_up():
     index = Index("ivf_rq", 1)
     trials = tune_effort("ivf_rq", 20, K, TARGET, index.attempt, limit_ms=0.0, fewest=1.0)
     assert cheapest(trials, TARGET) is None and all(trial.slow for trial in trials)
+
+
+@given(st.integers(1, 12), st.integers(0, 12))
+def test_the_first_of_a_line_that_meets_is_found(size: int, place: int):
+    line = [Effort(1.0, None, ef) for ef in range(size)]
+    asked = []
+
+    def attempt(effort: Effort) -> Trial:
+        asked.append(effort)
+        return Trial(effort, np.array([DUE if line.index(effort) >= place else 0]), np.array([DUE]), np.array([1.0]))
+
+    assert first_that_meets(line, TARGET, attempt) == (place if place < size else None)
+    assert len(asked) <= len({*asked}) + 1 and asked[0] == line[0]
+
+
+def test_only_what_is_far_below_the_target_is_given_up_early():
+    due = np.full(8, 10)
+    assert falls_short(np.full(8, 7), due, 0.95)
+    assert not falls_short(np.full(8, 9), due, 0.95)
+    assert not falls_short(np.full(8, 7), due, 0.0)
+    assert not falls_short(np.zeros(8), np.zeros(8), 0.95)
