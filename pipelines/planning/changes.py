@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import duckdb
 import lance
 import numpy as np
 import pyarrow as pa
@@ -152,6 +151,8 @@ class Comparison:
         self.memory_mb = memory_mb
 
     def __enter__(self) -> Comparison:
+        import duckdb  # here: workers, which read what the comparison leaves, never compare
+
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="latentlake-"))
             self._database = stack.enter_context(
@@ -171,6 +172,8 @@ class Comparison:
         return self
 
     def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
+        import duckdb
+
         self._stack.close()
         if isinstance(failure, RuntimeError) and str(failure) == "Query interrupted":  # DuckDB's word for Ctrl-C
             raise KeyboardInterrupt from failure
@@ -300,6 +303,8 @@ class Comparison:
 
     def _load(self, query: str, pieces: Iterable[pa.Table], schema: pa.Schema) -> None:
         """Run a query over `pieces`, which are read while it runs."""
+        import duckdb
+
         failures: list[BaseException] = []
 
         def batches() -> Iterator[pa.RecordBatch]:

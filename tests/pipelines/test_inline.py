@@ -65,7 +65,7 @@ def test_a_small_job_needs_no_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     driver, child = map(set, json.loads(done.stdout))
     assert not {"ray", "torch", "transformers"} & (driver | child)
-    assert "pipelines.flow.writing" in child
+    assert "pipelines.flow.writing" in child and "duckdb" not in child
 
 
 def test_the_report_of_a_run_without_ray(tmp_path: Path) -> None:
