@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ray_cluster import RayCluster
 ROOT = Path(__file__).parent.parent
 PLANTED = secrets.token_hex(20)  # an AWS key, in the environment of the cluster and of the submitter
 VARIABLE = "PLANTED_KEY"
+LOOKS = 50  # of 0.1 s, at the arguments of a process
 # In the working directory, so that every process of the job reads it: LatentLake is not installed.
 NOT_INSTALLED = """
 import importlib.metadata
@@ -104,13 +106,17 @@ def wait_until(holds: Callable[[], object], otherwise: str, limit_s: float = 300
 def watched_arguments() -> Iterator[set[str]]:
     """The arguments of all processes of the machine that were seen meanwhile."""
     seen: set[str] = set()
+    looks: Counter[int] = Counter()
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.1):
-            for process in psutil.process_iter():
+            for number in psutil.pids():
+                looks[number] += 1
+                if looks[number] > LOOKS:  # it has become what it was started for
+                    continue
                 try:
-                    seen.update(process.cmdline())
+                    seen.update(psutil.Process(number).cmdline())
                 except psutil.Error:
                     continue
 

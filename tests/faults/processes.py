@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import psutil
 import ray
 
 DRIVER = Path(__file__).parent / "driver.py"
-AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+OF_RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED")  # settings of the Ray that is shared
 MARK = "LATENTLAKE_FAULTS"  # environment variable that all processes of a driver inherit
 ACTOR = "ray::MapWorker(MapBatches(EmbedShard))"
 READER = "ray::MapBatches(ReadShard)"
@@ -47,7 +49,7 @@ class Driver:
         paths += [inherited] if (inherited := os.environ.get("PYTHONPATH")) else []
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         if shared_ray:
-            kept |= {name: os.environ[name] for name in AUTHENTICATION}
+            kept |= {name: os.environ[name] for name in OF_RAY}
             options += ("--address", ray.get_runtime_context().gcs_address)
         command = [sys.executable, str(program), str(self.folder / "job.json"), str(self.folder / "report.json")]
         with (self.folder / "log").open("w") as log:
@@ -111,7 +113,7 @@ class Driver:
         return self.report
 
 
-def find_workers(title: str, among: Callable[[], Iterator[psutil.Process]]) -> list[psutil.Process]:
+def find_workers(title: str, among: Callable[[], Iterable[psutil.Process]]) -> list[psutil.Process]:
     """Ray workers that are doing something now, by the title of their process."""
     found = []
     for process in among():
@@ -124,7 +126,7 @@ def find_workers(title: str, among: Callable[[], Iterator[psutil.Process]]) -> l
 
 
 def wait_for_workers(
-    title: str, among: Callable[[], Iterator[psutil.Process]], timeout_s: float = 60
+    title: str, among: Callable[[], Iterable[psutil.Process]], timeout_s: float = 60
 ) -> list[psutil.Process]:
     """Wait for Ray workers of a title; `AssertionError` where none comes."""
     until = time.monotonic() + timeout_s
@@ -135,9 +137,18 @@ def wait_for_workers(
     raise AssertionError(f"no process {title!r} in {timeout_s:.0f} s")
 
 
-def children() -> Iterator[psutil.Process]:
-    """All processes below this one."""
-    yield from psutil.Process().children(recursive=True)
+class Workers:
+    """Ray workers of this process's Ray. They are looked for four times per second, which takes long; their titles are always new."""
+
+    def __init__(self) -> None:
+        self._found: list[psutil.Process] = []
+        self._found_at = -math.inf
+
+    def __call__(self) -> Iterator[psutil.Process]:
+        if time.monotonic() - self._found_at > 0.25:
+            self._found = find_workers("ray::", partial(psutil.Process().children, recursive=True))
+            self._found_at = time.monotonic()
+        yield from self._found
 
 
 def kill_all(processes: list[psutil.Process]) -> None:

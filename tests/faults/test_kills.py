@@ -13,7 +13,7 @@ import pytest
 from comparison import check_identical, check_settled, take_snapshot, unfinished
 from job_maker import run
 from moments import DEDUPLICATION, EARLY, LATE, MOMENTS, STREAM
-from processes import ACTOR, READER, WRITER, Driver, children, find_workers, kill_all, wait_for_workers
+from processes import ACTOR, READER, WRITER, Driver, Workers, find_workers, kill_all, wait_for_workers
 from worlds import EMBED, World, Worlds, column_run, deduplicating_run, first_run, pruning_run, rebuilding_run
 
 from pipelines.job.jobfile import parse_job
@@ -177,11 +177,12 @@ class Killer:
 
     def watch(self) -> None:
         """Kill one worker for each moment, then end."""
+        workers = Workers()
         for moment in self.moments:
             while self.finished < moment and not self.ended.is_set():
                 time.sleep(0.01)
             while not self.ended.is_set():
-                if found := find_workers(self.title, children):
+                if found := find_workers(self.title, workers):
                     kill_all(found[:1])
                     self.killed += 1
                     break
