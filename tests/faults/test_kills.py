@@ -41,11 +41,13 @@ def resume(job: dict[str, Any], folder: Path, as_process: bool = True, runner: s
     assert report["run_id"] in before or not before or not report["shards"], "another run was begun"
 
 
-def check_killed(world: World, folder: Path, moment: str, quick: bool = True, runner: str = "ray") -> None:
-    """Kill the driver at a moment, run the job again, compare.
+def check_killed(
+    world: World, folder: Path, moment: str, quick: bool = True, runner: str = "ray", as_process: bool = False
+) -> None:
+    """Kill the driver at a moment, run the job again, here or `as_process`, compare.
 
-    To be `quick`, a run that dies when its shards are finished has them from an earlier kill, this process resumes it, and its
-    Ray outlives it as a cluster does. Else Ray is lost with the driver where it is at work, as with a machine.
+    To be `quick`, a run that dies when its shards are finished has them from an earlier kill, and its Ray outlives it as a
+    cluster does. Else Ray is lost with the driver where it is at work, as with a machine.
     """
     job = world.streamed_job(folder) if quick and moment in AFTER_ITS_SHARDS else world.new_job(folder)
     options = ("--moment", moment, "--seed", str(sum(moment.encode())), "--runner", runner)
@@ -54,22 +56,28 @@ def check_killed(world: World, folder: Path, moment: str, quick: bool = True, ru
     assert code == -9 or moment.startswith("any"), f"the moment never came:\n{driver.log}"
     if moment in EARLY:
         assert not unfinished(job)
-    resume(job, folder, not quick, runner)
+    resume(job, folder, as_process, runner)
     assert world.clean is not None
     check_identical(take_snapshot(job), world.clean)
     check_settled(job)
 
 
+@pytest.fixture
+def whole(pytestconfig: pytest.Config) -> bool:
+    """Whether the whole matrix runs; of its sample, this process resumes what is killed."""
+    return bool(pytestconfig.getoption("--faults", default=False))
+
+
 @pytest.mark.fault("driver killed, first run", PROMISE, sample=1)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_first_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
-    check_killed(worlds.get(first_run), tmp_path, moment, quick=False)
+def test_a_first_run_is_killed(worlds: Worlds, tmp_path: Path, moment: str, whole: bool) -> None:
+    check_killed(worlds.get(first_run), tmp_path, moment, quick=False, as_process=whole)
 
 
 @pytest.mark.fault("driver killed, first run without Ray", PROMISE, sample=1)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_first_run_without_ray_is_killed(worlds: Worlds, tmp_path: Path, moment: str) -> None:
-    check_killed(worlds.get(first_run), tmp_path, moment, quick=False, runner="inline")
+def test_a_first_run_without_ray_is_killed(worlds: Worlds, tmp_path: Path, moment: str, whole: bool) -> None:
+    check_killed(worlds.get(first_run), tmp_path, moment, quick=False, runner="inline", as_process=whole)
 
 
 @pytest.mark.fault("driver killed, incremental run with prune", PROMISE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import lance
 import pytest
-from job_maker import HASHING, make_job, open_table, write_texts
+from job_maker import HASHING, make_job, open_table, run, write_texts
 from processes import Driver
 from run_maker import lake_of
 from test_writers import wait_until_stopped
@@ -36,7 +36,7 @@ def begin(tmp_path: Path, moment: str) -> tuple[dict[str, Any], Driver]:
     """A table with one published version, and a run of it that has stopped at a moment after its gates."""
     source = write_texts(tmp_path / "in", TEXTS)
     job = make_job(tmp_path, source, [HASHING], gates={"min_rows": 10})
-    Driver(tmp_path, job, *INLINE).succeed()
+    run(job)
     write_texts(tmp_path / "in", {"new.txt": "a new text"})
     paused = Driver(tmp_path, job, *INLINE, "--moment", moment, "--stall", "--ttl", str(TTL_S))
     wait_until_stopped(paused)
