@@ -14,6 +14,7 @@ import boto3
 import httpx
 import lance
 import pytest
+from command_line import latentlake_here
 from doc_commands import commands
 from ray_cluster import RayCluster
 from submitting import PLANTED, ROOT, VARIABLE, latentlake, places_of, start, watched_arguments, write_job, write_texts
@@ -38,7 +39,9 @@ def cluster() -> Iterator[RayCluster]:
             yield made
 
 
-def test_a_slot_is_submitted_to_two_nodes_and_run_once(cluster: RayCluster, tmp_path: Path, s3_endpoint: str):
+def test_a_slot_is_submitted_to_two_nodes_and_run_once(
+    cluster: RayCluster, tmp_path: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+):
     """As the quickstart does. Its pool needs both nodes, which Ray must still find room for reading on; its model comes with it."""
     keys = {"aws_access_key_id": "env:AWS_ACCESS_KEY_ID", "aws_secret_access_key": f"env:{VARIABLE}"}
     client = boto3.client("s3", "us-east-1", endpoint_url=s3_endpoint, aws_access_key_id="a", aws_secret_access_key="b")
@@ -69,21 +72,22 @@ def test_a_slot_is_submitted_to_two_nodes_and_run_once(cluster: RayCluster, tmp_
     assert lance.dataset(str(tmp_path / "shared" / "lake" / "t.lance")).count_rows() == 60
     again = latentlake(cluster, tmp_path / "clean", *lines[2])
     assert (again.returncode, again.stdout) == (0, followed.stdout) and "SUCCEEDED already" in again.stderr
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", cluster.environment["RAY_AUTH_TOKEN_PATH"])
+    monkeypatch.setenv(VARIABLE, PLANTED)
     for line in commands("docs/clusters.md", "Submit a job")[2:]:
-        done = latentlake(cluster, tmp_path / "clean", *shlex.split(line)[1:])
+        done = latentlake_here(*shlex.split(line)[1:], "--cluster", "cluster.yaml", cwd=tmp_path / "clean")
         assert done.returncode == 0, line + done.stderr
     for secret in (PLANTED, Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()):
         assert places_of(secret, cluster, seen) == []
 
 
 def test_a_job_ends_with_its_own_exit_code(cluster: RayCluster, tmp_path: Path):
-    """One that fails, one that a gate refuses, one that is wrong in a way that only the cluster can tell."""
+    """One that a gate refuses, one that is wrong in a way that only the cluster can tell; `test_submit_command.py` has all codes."""
     shared = tmp_path / "shared"
     write_texts(shared / "in", 60)
     write_texts(shared / "fewer", 10)
     run_job(str(write_job(tmp_path / "before", shared, cluster)), runner="inline")
     sections = {
-        "fails": {"source": {"kind": "files", "uri": str(shared / "gone")}},
         "refused": {
             "source": {"kind": "files", "uri": str(shared / "fewer")},
             "table": {"uri": str(shared / "lake"), "name": "t", "prune": True},
@@ -93,7 +97,7 @@ def test_a_job_ends_with_its_own_exit_code(cluster: RayCluster, tmp_path: Path):
     for name, changes in sections.items():
         table = {"uri": str(shared / "lake"), "name": name}
         write_job(tmp_path / name, shared, cluster, name=name, **{"table": table, **changes})
-    expected = {"fails": (1, "SourceError: "), "refused": (3, "GateRefused: "), "wrong": (2, "ModelNotFound: ")}
+    expected = {"refused": (3, "GateRefused: "), "wrong": (2, "ModelNotFound: ")}
     command = commands("docs/clusters.md", "Submit a job")[1].replace("http://HEAD:8265", cluster.dashboard)
     running = {name: start(cluster, tmp_path / name, *shlex.split(command)[1:]) for name in expected}
     for name, (code, reason) in expected.items():
