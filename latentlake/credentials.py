@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from operators.errors import CredentialsError
@@ -224,6 +224,7 @@ def open_session(way: Way) -> Any:
     from botocore.exceptions import BotoCoreError
 
     session = botocore.session.Session(profile=way.profile)
+    session.register_component("data_loader", service_models(os.environ.get("AWS_DATA_PATH")))
     try:
         profiles, name = session.full_config.get("profiles", {}), session.profile or "default"
         if session.profile and name not in profiles:
@@ -246,6 +247,14 @@ def open_session(way: Way) -> Any:
         seen.append(name)
         name = profiles[name].get("source_profile", "")
     return session
+
+
+@cache
+def service_models(data_path: str | None) -> Any:
+    """What botocore knows of the services: megabytes of JSON, which every session would read for itself."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def profile_settings(way: Way) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from latentlake.credentials import Credentials, known_options
+from latentlake.credentials import Credentials, known_options, service_models
 from operators.errors import MissingExtra
 
 
@@ -27,16 +28,21 @@ def open_s3fs(options: Mapping[str, str], credentials: Credentials | None) -> An
         secret=known.get("secret_access_key"),
         token=known.get("session_token") or known.get("token"),
         client_kwargs={"region_name": region} if region else {},
-        session=None if credentials is None else make_session(credentials),
+        session=make_session(credentials),
         use_listings_cache=False,
         skip_instance_cache=True,
     )
 
 
-def make_session(credentials: Credentials) -> Any:
-    """aiobotocore's session, whose keys are those of `credentials`."""
+def make_session(credentials: Credentials | None) -> Any:
+    """aiobotocore's session, whose keys are those of `credentials`, where there are any."""
     from aiobotocore.credentials import AioDeferredRefreshableCredentials
     from aiobotocore.session import AioSession
+
+    session = AioSession()
+    session.register_component("data_loader", service_models(os.environ.get("AWS_DATA_PATH")))
+    if credentials is None:
+        return session
 
     async def refresh() -> dict[str, Any]:
         """The keys, as botocore names them."""
@@ -51,6 +57,5 @@ def make_session(credentials: Credentials) -> Any:
             """Credentials that ask ours."""
             return AioDeferredRefreshableCredentials(refresh, "latentlake")
 
-    session = AioSession()
     session.register_component("credential_provider", Provider())
     return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import lance
@@ -162,10 +163,13 @@ def parts_of(spec: JobSpec, column: str) -> tuple[str, ...]:
 
 def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Versions of the libraries that take part, as far as they are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in names if (found := version_of(name)) is not None}
+
+
+@cache
+def version_of(name: str) -> str | None:
+    """Version of a library, None where it is not installed: looked up once in a process, which reads all of a file of metadata."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
