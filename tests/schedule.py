@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parent
-RAY = "ray"
+RAY, MODELS = "ray", "models"
 TOGETHER = "ray_together"  # whether one worker runs all files that share the session's Ray, one after another
 # Files that take longest, of those without the session's Ray. Handed out first, so that all workers end at about the same time;
 # those that start a Ray of their own apart from one another.
@@ -21,7 +21,6 @@ LONGEST = (
     "tests/latentlake/tuning/test_tuning.py",
     "tests/clusters/test_submit.py",
     "tests/test_doc_commands.py",
-    "tests/operators/test_embedders_contract.py",
     "tests/latentlake/test_credentials.py",
     "tests/pipelines/test_values_in_runs.py",
     "tests/pipelines/test_maintain.py",
@@ -29,40 +28,40 @@ LONGEST = (
     "tests/faults/test_run_credentials.py",
     "tests/latentlake/test_indexes.py",
     "tests/pipelines/test_looks.py",
-    "tests/operators/test_onnx.py",
     "tests/pipelines/test_sink.py",
     "tests/pipelines/test_cli.py",
     "tests/operators/test_memory_bounds.py",
     "tests/pipelines/test_watchdog.py",
     "tests/pipelines/test_publishing.py",
-    "tests/operators/test_exported.py",
     "tests/pipelines/test_tag_gates.py",
     "tests/pipelines/test_left_out.py",
-    "tests/operators/test_transformers_audio.py",
     "tests/test_notebooks.py",
     "tests/upgrade/test_upgrade.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that share the session's Ray come first, then those that take longest."""
-    ranks = {name: rank for rank, name in enumerate((RAY, *LONGEST))}
+    """The files that share the session's Ray come first, then those of models, then those that take longest."""
+    ranks = {name: rank for rank, name in enumerate((RAY, MODELS, *LONGEST))}
     items.sort(key=lambda item: ranks.get(scope_of(item.nodeid), len(ranks)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadfile`: one worker runs all files that share the session's Ray, so that only one is started."""
+    """For `--dist loadfile`: one worker runs all files that share the session's Ray, so that only one is started.
+
+    And one those of models: torch and transformers take seconds to import.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    class RayTogether(LoadFileScheduling):
+    class Together(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return scope_of(nodeid)
 
     config.option.loadscopereorder = False  # the order is that of the collection
-    return RayTogether(config, log)
+    return Together(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,13 +80,21 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def scope_of(nodeid: str) -> str:
-    """What one worker runs: a file, or all that share the session's Ray."""
+    """What one worker runs: a file, all that share the session's Ray, or all of models."""
     name = nodeid.partition("::")[0]
-    return RAY if name in ON_RAY else name
+    return SCOPES.get(name, name)
 
 
-ON_RAY = {
-    path.relative_to(TESTS.parent).as_posix()
-    for path in TESTS.rglob("test_*.py")
-    if "ray_session" in path.read_text(encoding="utf-8")
+def files_with(*words: str, below: Path = TESTS) -> set[str]:
+    """Files of tests that have one of these words, as pytest names them."""
+    return {
+        path.relative_to(TESTS.parent).as_posix()
+        for path in below.rglob("test_*.py")
+        if any(word in path.read_text(encoding="utf-8") for word in words)
+    }
+
+
+SCOPES = {
+    **dict.fromkeys(files_with("import library", "import families", below=TESTS / "operators"), MODELS),
+    **dict.fromkeys(files_with("ray_session"), RAY),
 }

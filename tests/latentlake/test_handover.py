@@ -8,10 +8,10 @@ from pathlib import Path
 
 import boto3
 import lance
-import lancedb
 import numpy as np
 import pytest
 from lake_maker import NO_VECTOR, TEXTS, LakeMaker
+from libraries import library
 from moto.server import ThreadedMotoServer
 
 import latentlake
@@ -20,6 +20,8 @@ from latentlake.building import build_index
 from operators.chain import Chain
 from operators.embedders.hashing import Config
 from operators.errors import MissingExtra, SpecError
+
+lancedb = library("lancedb")
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from libraries import library
 from sound_maker import tone, write_clap, write_speech_model
 
 from operators.batch import Batch, Waveform, make_batch, object_array
 from operators.embedders.clap import Config
 from operators.errors import SpecError, UnknownName
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-soxr = pytest.importorskip("soxr")
+torch = library("torch")
+transformers = library("transformers")
+soxr = library("soxr")
 
 RATE = 48_000
 SOUNDS = [Waveform(tone(s, RATE, 300 * k + 200, k), RATE) for k, s in enumerate((0.5, 0.013, 2.0, 1.99, 1.2))]

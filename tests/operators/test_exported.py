@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from contract import INPUTS
 from encoder_maker import AUDIO, IMAGE, TEXT, modules, write_encoder, write_json, write_tokenizer
+from libraries import library
 from model_maker import Payload
 from pydantic import ValidationError
 
@@ -21,9 +22,9 @@ from operators.embedders.exported import Config, files_below
 from operators.errors import ModelNotFound, SpecError
 from operators.model_files import revision_of_files
 
-torch = pytest.importorskip("torch")
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+torch = library("torch")
+onnxruntime = library("onnxruntime")
+library("onnxscript")
 
 KINDS = ("text", "image", "audio")
 Make = Callable[..., Path]

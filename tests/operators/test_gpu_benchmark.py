@@ -12,10 +12,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from libraries import library
 
-pytest.importorskip("timm")
-pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+library("timm")
+library("transformers")
+torch = library("torch")
 
 ROOT = Path(__file__).parent.parent.parent
 TABLES = ("ray", "lance", "lancedb", "pyarrow")  # what it does without

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import Payload, change_json, write_json, write_model, write_modules, write_own_module
 from pydantic import ValidationError
 
@@ -16,8 +17,8 @@ from operators.errors import ModelNotFound, SpecError
 from operators.model_files import downloads_if
 from pipelines.job.jobfile import parse_yaml
 
-pytest.importorskip("sentence_transformers")
-import torch
+library("sentence_transformers")
+torch = library("torch")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import change_json, write_graph, write_model, write_transformer
 from pydantic import ValidationError
 from sts import read_pairs, score
@@ -20,8 +21,8 @@ from operators.embedders._onnx import SENTENCES, cosine_loss, made_graph
 from operators.embedders.sentence_transformers import Config
 from operators.errors import MissingExtra, ModelNotFound, SpecError
 
-for library in ("sentence_transformers", "onnxruntime", "onnxscript", "openvino"):
-    pytest.importorskip(library)
+for needed in ("sentence_transformers", "onnxruntime", "onnxscript", "openvino"):
+    library(needed)
 
 TEXTS = [*SENTENCES[:6], "a", "UPPER and lower", "grüße, naïve café, 世界 🙂", "word " * 300]
 

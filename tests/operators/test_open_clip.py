@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from contract import TEXTS, make_pictures
 from image_models import SIDE, write_open_clip, write_tokenizer
+from libraries import library
 from model_maker import Payload, change_json
 
 from operators.batch import Batch, make_batch, object_array
 from operators.embedders.open_clip import Config
 from operators.errors import ModelNotFound, SpecError, UnknownName
 
-torch = pytest.importorskip("torch")
-open_clip = pytest.importorskip("open_clip")
-torch.set_num_threads(1)
+torch = library("torch")
+open_clip = library("open_clip")
 
 PICTURES = make_pictures()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import change_json, write_json, write_modules
 
 from latentlake.provenance import fingerprint_of
@@ -22,7 +23,7 @@ from operators.embedders._sentence_modules import Usual, usual_modules
 from operators.embedders.sentence_transformers import Config
 from operators.errors import ModelNotFound, SpecError
 
-pytest.importorskip("sentence_transformers")
+library("sentence_transformers")
 
 SPECIAL = 2  # tokens that MiniLM puts around a text
 WINDOW = 256

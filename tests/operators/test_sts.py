@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from libraries import library
 from sts import read_pairs, score, spearman
 
-pytest.importorskip("sentence_transformers")
+library("sentence_transformers")
 pytest.importorskip("scipy")
 pytestmark = pytest.mark.slow
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import make_pictures
+from libraries import library
 from model_maker import Payload
 
 from operators.batch import Batch, make_batch, object_array
 from operators.embedders.timm import Config
 from operators.errors import ModelNotFound, SpecError, UnknownName
 
-timm = pytest.importorskip("timm")
-torch = pytest.importorskip("torch")
-torch.set_num_threads(1)
+timm = library("timm")
+torch = library("torch")
 
 VIT, RESNET, ATTENTIVE = "test_vit", "test_resnet", "test_vit3"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import Payload
 from PIL import Image
 
@@ -21,9 +22,8 @@ from operators.embedders.torchvision import Config, cut_classifier
 from operators.errors import ModelNotFound, SpecError, UnknownName
 from operators.model_files import downloads_if
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-torch.set_num_threads(1)
+torch = library("torch")
+torchvision = library("torchvision")
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's documentation gives them
 

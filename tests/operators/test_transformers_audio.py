@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import Payload, change_json
 from sound_maker import SPEECH, tone, write_speech_model
 
@@ -17,9 +18,9 @@ from operators.batch import Batch, RowError, Waveform, make_batch, object_array
 from operators.embedders.transformers_audio import Config, receptive_field
 from operators.errors import ModelNotFound, SpecError, UnknownName
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-soxr = pytest.importorskip("soxr")
+torch = library("torch")
+transformers = library("transformers")
+soxr = library("soxr")
 
 RATE = 16_000
 SOUNDS = [Waveform(tone(s, RATE, 200 * k + 300, k), RATE) for k, s in enumerate((0.5, 0.013, 2.9, 0.5, 1.3))]

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from contract import TEXTS, make_pictures
 from image_models import SIDE, write_model
+from libraries import library
 from model_maker import change_json
 
 from operators.batch import Batch, make_batch, object_array
 from operators.embedders.transformers_image import Config
 from operators.errors import ModelNotFound, SpecError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-torch.set_num_threads(1)
+torch = library("torch")
+transformers = library("transformers")
 
 PICTURES = make_pictures()
 

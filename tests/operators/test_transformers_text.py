@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import library
 from model_maker import Payload, change_json, write_transformer
 
 from operators.batch import Batch, RowError, make_batch, object_array
@@ -15,8 +16,8 @@ from operators.embedders._pooling import pool_places
 from operators.embedders.transformers_text import Config
 from operators.errors import ModelNotFound, SpecError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = library("torch")
+transformers = library("transformers")
 
 KINDS = ("bert", "roberta", "modernbert", "gpt2", "llama", "t5", "bart")
 DECODERS = ("gpt2", "llama")
@@ -48,7 +49,7 @@ def embed(model: Path, texts: list[str] = TEXTS, role: Any = "document", **optio
 
 
 def plain_states(
-    model: Path, texts: list[str] = TEXTS, side: str = "right", dtype: Any = torch.float32
+    model: Path, texts: list[str] = TEXTS, side: str = "right", dtype: Any = "float32"
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Hidden states of every layer and the mask, as anyone gets them of transformers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, padding_side=side)

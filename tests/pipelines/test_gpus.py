@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
 from job_maker import make_job, write_texts
 
 from clusters import Capacity, Node
@@ -51,7 +50,7 @@ def test_a_job_is_planned_for_a_cluster_of_groups_far_from_it(tmp_path: Path, mo
 
 
 def test_a_device_is_looked_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
         with pytest.raises(SpecError, match="finds no GPU"):
             check_device(device)

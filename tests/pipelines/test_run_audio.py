@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from job_maker import check_accounting, make_job, open_table, rows_of, run
+from libraries import library
 from sound_maker import ffmpeg_bytes, sndfile_bytes, tone, write_clap, write_speech_model
 
 from operators.batch import make_batch
@@ -18,7 +19,7 @@ from operators.embedders import load_config
 from operators.errors import SpecError
 
 pytest.importorskip("soundfile")
-pytest.importorskip("transformers")
+library("transformers")
 
 DIGITS = 40
 HASHING = {"column": "h", "family": "hashing", "dim": 64}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from image_models import write_model, write_open_clip
 from job_maker import make_job, open_table, run, write_texts
+from libraries import library
 from PIL import Image
 
 import latentlake
 from operators.errors import SpecError
 
-pytest.importorskip("open_clip")
+library("open_clip")
 
 
 def pictures_job(tmp_path: Path, *embed: dict[str, Any], **sections: Any) -> dict[str, Any]:
