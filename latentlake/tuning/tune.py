@@ -29,6 +29,7 @@ from latentlake.tuning.trials import Trial, Truth, find_truth, run_trial
 
 SHARES = (0.5, 0.1, 0.01)  # of the rows that filters keep, which are measured
 COARSE = 96  # queries of a trial; what is chosen is tried with all that tune
+RAISED = 6  # times that an effort is looked for, each time to miss half as much as before
 ERRORS = 2.0  # standard errors that what is chosen keeps above the target
 FILTERED_QUERIES = 64
 FILTERED_MEASURED = 200
@@ -161,21 +162,26 @@ def tune_search(
 def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | None:
     """The cheapest effort that meets the goal: found with a part of the queries, then tried, and raised, with all of them."""
     goal = tuned.goal
-    trials = tune_effort(
-        found.type,
-        partitions,
-        goal.k,
-        goal.target_recall,
-        lambda effort, limit_ms: tuned.attempt(effort, most=COARSE, limit_ms=limit_ms, target=goal.target_recall),
-        max_p95_ms=goal.max_p95_ms,
-    )
-    while best := cheapest(trials, goal.target_recall, goal.max_p95_ms):
-        whole = tuned.attempt(best.effort)
-        if meets(whole, goal.target_recall, ERRORS):
-            return whole
-        # What was given up as too slow may be the cheapest now.
-        trials = [tuned.attempt(trial.effort, most=COARSE) if trial.slow else trial for trial in trials]
-        trials = [trial for trial in trials if trial.recall > best.recall]
+    asked = goal.target_recall
+    for _ in range(RAISED):
+        trials = tune_effort(
+            found.type,
+            partitions,
+            goal.k,
+            asked,
+            lambda effort, limit_ms, target=asked: tuned.attempt(effort, 1.0, COARSE, limit_ms, target),
+            max_p95_ms=goal.max_p95_ms,
+        )
+        if cheapest(trials, asked, goal.max_p95_ms) is None:
+            return None
+        while best := cheapest(trials, asked, goal.max_p95_ms):
+            whole = tuned.attempt(best.effort)
+            if meets(whole, goal.target_recall, ERRORS):
+                return whole
+            # What was given up as too slow may be the cheapest now.
+            trials = [tuned.attempt(trial.effort, most=COARSE) if trial.slow else trial for trial in trials]
+            trials = [trial for trial in trials if trial.recall > best.recall]
+        asked = (1 + asked) / 2  # of the efforts that were tried none is enough: a higher one
     return None
 
 

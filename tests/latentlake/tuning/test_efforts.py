@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentlake.tuning.efforts import EFS, REFINE_FACTORS, SEARCH_EFFORTS, cheapest, first_that_meets, tune_effort
+from latentlake.tuning.goal import Goal
 from latentlake.tuning.settings import Effort
 from latentlake.tuning.trials import Trial, falls_short
+from latentlake.tuning.tune import find_effort
 
 K, TARGET, DUE = 10, 0.9, 10**6
 PLACES = {"ivf_rq": REFINE_FACTORS, "ivf_hnsw_flat": EFS, "ivf_flat": (None,)}
@@ -62,6 +66,21 @@ def test_the_first_of_a_line_that_meets_is_found(size: int, place: int):
 
     assert first_that_meets(line, TARGET, attempt) == (place if place < size else None)
     assert len(asked) <= len({*asked}) + 1 and asked[0] == line[0]
+
+
+class Uneven:
+    """A column whose recall is just enough with few candidates, and by two standard errors with more of them alone."""
+
+    goal = Goal(0.95, K)
+
+    def attempt(self, effort: Effort, *_: object, **__: object) -> Trial:
+        met = np.full(40, 10) if (effort.refine_factor or 1) > 2 else np.array([*[10] * 33, *[8] * 7])
+        return Trial(effort, met, np.full(40, 10), np.full(40, float(effort.refine_factor or 1)))
+
+
+def test_an_effort_that_proves_too_low_is_raised():
+    found = find_effort(Uneven(), SimpleNamespace(type="ivf_rq"), 1)  # type: ignore[arg-type]
+    assert found is not None and found.effort == Effort(1.0, 3)
 
 
 def test_only_what_is_far_below_the_target_is_given_up_early():
