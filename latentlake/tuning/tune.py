@@ -161,6 +161,10 @@ def tune_search(
 
 def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | None:
     """The cheapest effort that meets the goal: found with a part of the queries, then tried, and raised, with all of them."""
+
+    def coarse(target: float, effort: Effort, limit_ms: float) -> Trial:
+        return tuned.attempt(effort, 1.0, COARSE, limit_ms, target)
+
     goal = tuned.goal
     asked = goal.target_recall
     for _ in range(RAISED):
@@ -169,7 +173,7 @@ def find_effort(tuned: Column, found: IndexInfo, partitions: int) -> Trial | Non
             partitions,
             goal.k,
             asked,
-            lambda effort, limit_ms, target=asked: tuned.attempt(effort, 1.0, COARSE, limit_ms, target),
+            partial(coarse, asked),
             max_p95_ms=goal.max_p95_ms,
         )
         if cheapest(trials, asked, goal.max_p95_ms) is None:
