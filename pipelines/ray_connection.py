@@ -26,7 +26,9 @@ STARTING = "Is there memory, and room in TMPDIR, whose path must be short? Ray's
 REACHING = (
     "Check the profile's address (or RAY_ADDRESS), that its head runs this version of Ray, and RAY_AUTH_TOKEN_PATH."
 )
-CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+# Each Ray Data pool makes Ray's C++ core print an error line that is none. Ray's exceptions, and what ends a process, are reported all
+# the same.
+QUIET_CORE = "RAY_BACKEND_LOG_LEVEL", "fatal"
 # Ray ends workers that idle for a second. Those that are to read and write have idled since before the models were loaded, and new
 # ones would take seconds of the models' CPUs at the beginning of the stream.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
@@ -38,7 +40,8 @@ SENDING = {
     "aws": LAUNCHED,
     "gcp": LAUNCHED,
 }
-USAGE = "RAY_USAGE_STATS_ENABLED"
+# A private Ray sends no usage data, and starts no process that collects it.
+NO_USAGE_DATA = "RAY_USAGE_STATS_ENABLED", "0"
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -89,7 +92,7 @@ def running_ray(profile: ClusterProfile) -> Iterator[None]:
         with (
             private_folder() as folder,
             private_authentication(folder),
-            without_usage_data(),
+            unless_set(*NO_USAGE_DATA),
             connected(
                 "Ray could not be started",
                 STARTING,
@@ -112,7 +115,7 @@ def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
 
     try:
         try:
-            with quiet_core(), own_sigterm():
+            with unless_set(*QUIET_CORE), own_sigterm():
                 ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
         except Exception as failure:  # of many kinds, and none is the job's
             raise ClusterError(f"{fault}: {describe(failure)}\n  {remedy}") from failure
@@ -123,19 +126,16 @@ def connected(fault: str, remedy: str, **how: Any) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_core() -> Iterator[None]:
-    """Start Ray's C++ core with its log level at "fatal": each Ray Data pool makes it print an error line that is none.
-
-    Ray's exceptions, and what ends a process, are reported all the same. A level that the user has set stays.
-    """
-    if CORE_LEVEL in os.environ:
+def unless_set(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while, unless the user has set it."""
+    if name in os.environ:
         yield
         return
-    os.environ[CORE_LEVEL] = "fatal"
+    os.environ[name] = value
     try:
         yield
     finally:
-        del os.environ[CORE_LEVEL]
+        os.environ.pop(name, None)
 
 
 @contextmanager
@@ -185,19 +185,6 @@ def private_authentication(folder: Path) -> Iterator[None]:
             if value is not None:
                 os.environ[name] = value
         read_authentication()
-
-
-@contextmanager
-def without_usage_data() -> Iterator[None]:
-    """Let a private Ray send no usage data, nor start the process that collects it; whoever has set `RAY_USAGE_STATS_ENABLED` decides."""
-    if USAGE in os.environ:
-        yield
-        return
-    os.environ[USAGE] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop(USAGE, None)
 
 
 def read_authentication() -> None:

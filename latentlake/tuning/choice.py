@@ -27,7 +27,8 @@ QUERIES = 24  # of those that tune
 EXACT_QUERIES = 5
 EXACT_MS = 2.0  # an index that answers in less than half of this was not met: a call alone takes about one
 EXACT_GAIN = 1.25  # an index has to be so many times faster than exact search, which loses nothing and needs no upkeep
-# CPU seconds that IVF_PQ takes by its defaults for vectors of 384 numbers: to train, and for each vector. Measured.
+# CPU seconds that IVF_PQ takes at most by its defaults for vectors of 384 numbers, to train, and for each vector: fitted to its seconds on
+# two idle cores, times two (docs/indexes.md). A slower machine takes more, and then chooses what is built sooner.
 PQ_TRAINING_S, PQ_TRAINING_ROWS, PQ_TRAINING_POWER, PQ_ROWS_AT_MOST = 2.4, 5_000, 1.3, 65_536
 PQ_ROW_S = 0.05e-3
 GRAPH_POWER = 1.3  # of the rows, by which a graph takes longer to build: measured, 4,096 and 43,333 texts
@@ -152,10 +153,8 @@ def choose(
                 found.append(Candidate(name, build, left_out=reason))
                 continue
             found.append(trier.attempt(name, build, budget - spent))
-        found = [
-            exact,
-            *(replace(one, table_ms=trier.in_table(one)) for one in found[1:]),
-        ]  # the cheapest call is known now
+        # The cheapest call is known now.
+        found = [exact, *(replace(one, table_ms=trier.in_table(one)) for one in found[1:])]
     return decide(found, target, number, time.perf_counter() - began)
 
 
