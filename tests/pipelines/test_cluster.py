@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from libraries import library
 
 from clusters import Capacity, ClusterProfile, Node, machine_capacity
 from operators.errors import ClusterError
@@ -20,6 +20,7 @@ from pipelines import ray_connection as cluster
 from pipelines.cli.main import interrupt
 from pipelines.ray_connection import address_of, capacity_of, living_capacity, reached, running_ray
 
+torch = library("torch")
 OWN_PROCESS = Path(__file__).parent / "own_process.py"
 
 
